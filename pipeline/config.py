@@ -284,7 +284,7 @@ class Phase(Table):
     lr: Rate  # the highest learning rate: after a linear warm-up, before a cosine decay
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps
     final_lr: float = Field(default=0.01, ge=0, le=1)  # share of lr at the last step
-    # Times that an epoch draws each image; 0.1: an epoch is a tenth of the images, and the next one goes on from there.
+    # Times that an epoch draws each image; 0.1: an epoch is a tenth of the images, and the next one continues there.
     repeats: Count | Annotated[float, Field(gt=0, le=100_000)] = 1
     size: Size | None = None  # of this phase's training images; default: data.size, at which every phase is validated
     crop: Side | None = None  # pixels, square; default: whole images, which must be of one size

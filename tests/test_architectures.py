@@ -374,8 +374,8 @@ class MeanLogit(nn.Module):
 
 
 def outputs_of(mask: float, aux_logits: tuple[float, ...], image_logits: list[float]) -> tuple[Outputs, torch.Tensor]:
-    """Constant logits of two images, of which the first has one pixel and the second only void."""
-    target = torch.zeros(2, 1, 2, 2)
+    """Constant logits of two or three images: the first has one pixel, the second only void, the third is empty."""
+    target = torch.zeros(len(image_logits), 1, 2, 2)
     target[0, 0, 1, 1] = 1
     target[1, 0] = 255
 
@@ -392,9 +392,9 @@ def test_loss_of_deep_supervision_by_hand():
 
 
 def test_loss_of_the_image_head_by_hand():
-    # The first image has an object and logit 2, the second has only void and logit -1: losses log(1 + e^-2) and
-    # log(1 + e^-1), whose mean has weight 0.2.
-    outputs, target = outputs_of(3.0, (), [2.0, -1.0])
+    # The first image has an object and logit 2, the third is empty and has logit -1: losses log(1 + e^-2) and
+    # log(1 + e^-1), whose mean has weight 0.2. Whether the second has an object is unknown: some pixels are void.
+    outputs, target = outputs_of(3.0, (), [2.0, 5.0, -1.0])
     expected = 3 + 0.2 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 2
     assert MultiHeadLoss(MeanLogit(), image_weight=0.2)(outputs, target).item() == pytest.approx(expected)
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.integrity import survey_train
-from pipeline.data.labels import Labels, resize_masks
+from pipeline.data.labels import VOID, Labels, resize_masks
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
 from pipeline.ensemble.combine import combine_by
@@ -298,14 +298,32 @@ def test_masks_are_reduced_by_majority():
     mask = np.zeros((1, 4, 4), dtype=np.uint8)
     mask[0, :2, :2] = 1  # the whole first pixel
     mask[0, 2:, 2] = 1  # half of the last one
-    assert resize_masks(mask, (2, 2)).tolist() == [[[1, 0], [0, 0]]]
+    assert resize_masks(mask, (2, 2), exclusive=False).tolist() == [[[1, 0], [0, 0]]]
+
+
+def test_void_pixels_do_not_count_in_the_majority():
+    mask = np.array([[[1, 0], [VOID, VOID]], [[1, VOID], [VOID, VOID]]], dtype=np.uint8)
+    assert resize_masks(mask[:1], (1, 1), exclusive=False).tolist() == [[[0]]]  # one of two pixels
+    assert resize_masks(mask[1:], (1, 1), exclusive=False).tolist() == [[[VOID]]]  # three of four are void
+    mask[0, 0] = [1, 1]
+    assert resize_masks(mask[:1], (1, 1), exclusive=False).tolist() == [[[1]]]
+
+
+def test_of_exclusive_classes_the_largest_is_kept_without_a_majority():
+    numbers = np.array([[1, 1, 2, 2], [1, 1, 2, 3]], dtype=np.uint8)
+    masks = (numbers == np.arange(4)[:, None, None]).astype(np.uint8)
+    assert resize_masks(masks, (1, 2), exclusive=True).argmax(axis=0).tolist() == [[1, 2]]
+    assert resize_masks(masks, (1, 1), exclusive=True)[:, 0, 0].tolist() == [0, 1, 0, 0]  # 4 of 8 pixels
+    assert resize_masks(np.full_like(masks, VOID), (1, 1), exclusive=True).tolist() == [[[VOID]]] * 4
 
 
 @pytest.mark.parametrize("height", [2, 4, 8])
 def test_masks_are_reduced_by_majority_along_one_axis(height):
     mask = np.tile(np.array([1, 0, 1, 0, 0, 1], dtype=np.uint8), (1, 4, 1))  # two of three columns, then one of three
-    assert resize_masks(mask, (height, 2)).tolist() == [[[1, 0]] * height]
-    assert resize_masks(mask.transpose(0, 2, 1), (2, height)).tolist() == [[[1] * height, [0] * height]]
+    assert resize_masks(mask, (height, 2), exclusive=False).tolist() == [[[1, 0]] * height]
+    assert resize_masks(mask.transpose(0, 2, 1), (2, height), exclusive=False).tolist() == [
+        [[1] * height, [0] * height]
+    ]
 
 
 @pytest.mark.parametrize("slug", LAYOUTS)

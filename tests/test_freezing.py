@@ -55,7 +55,7 @@ def test_the_deepest_layers_are_unfrozen_first_with_their_batch_norms():
     freezing = Freezing(model.encoder, phase(unfreeze_epochs=2), "tu-resnet18")
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     for epoch, frozen in enumerate([6, 3, 0]):
-        assert freezing.set_epoch(epoch)
+        assert freezing.set_epoch(epoch, 12)
         model.train()
         freezing.set_modes()
         for number, name in enumerate(["conv1", *blocks]):
@@ -63,7 +63,19 @@ def test_the_deepest_layers_are_unfrozen_first_with_their_batch_norms():
             assert {weight.requires_grad for weight in module.parameters()} == {number >= frozen}, (epoch, name)
             assert {each.training for each in module.modules()} == {number >= frozen}, (epoch, name)
         assert model.encoder.model.bn1.training == (frozen == 0)
-        assert not freezing.set_epoch(epoch), "nothing changes"
+        assert not freezing.set_epoch(epoch, 12), "nothing changes"
+
+
+@pytest.mark.parametrize(("epochs", "frozen"), [(12, [2, 2, 1, 0]), (6, [2, 0]), (4, [1, 0]), (1, [0])])
+def test_a_time_limit_unfreezes_earlier_and_the_last_epoch_trains_all(epochs, frozen):
+    encoder = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    freezing = Freezing(encoder, phase(freeze_encoder=2, unfreeze_epochs=2), "tu-resnet18")
+    freezing.layers = [[each.weight] for each in encoder]
+    found = []
+    for epoch in range(len(frozen)):
+        freezing.set_epoch(epoch, epochs)
+        found.append(sum(not weight.requires_grad for weight in encoder.parameters()))
+    assert found == frozen
 
 
 @pytest.mark.slow

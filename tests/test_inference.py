@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.config import Tiles
 from pipeline.data.index import read_index
 from pipeline.data.reader import Reader
+from pipeline.data.resize import resize_image
 from pipeline.inference import prediction_store
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, probs_to_uint8, start_store
 from pipeline.inference.predictor import Predictor, predict_images, predict_to_store
@@ -258,6 +259,22 @@ def test_a_shrinking_axis_is_averaged_for_any_size_of_the_other(height):
     quarter = torch.full((1, 1, height, 2), 0.25)
     torch.testing.assert_close(resize_probs(probs, (height, 2)), quarter)
     torch.testing.assert_close(resize_probs(probs.transpose(2, 3), (2, height)), quarter.transpose(2, 3))
+
+
+@pytest.mark.parametrize("size", [(101, 90), (125, 128), (40, 130), (200, 60)])
+def test_probabilities_are_resized_as_images_and_edges_stay_in_place(size):
+    probs = torch.rand(2, 3, 128, 100, generator=torch.Generator().manual_seed(0))
+    images = [resize_image(np.ascontiguousarray(each.permute(1, 2, 0)), size) for each in probs]
+    expected = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(resize_probs(probs, size), expected, atol=1e-6, rtol=0)
+
+    # The value of a pixel is its place along both axes, at its centre, as a share of the image. A mean over areas of
+    # constant pixels is off by a few hundredths of a pixel.
+    down, across = ((torch.arange(length) + 0.5) / length for length in (128, 100))
+    ramp = torch.stack(torch.meshgrid(down, across, indexing="ij"))[None]
+    wanted = torch.stack(torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in size), indexing="ij"))[None]
+    inner = np.s_[..., 2:-2, 2:-2]
+    torch.testing.assert_close(resize_probs(ramp, size)[inner], wanted[inner], atol=0.07 / min(size), rtol=0)
 
 
 def test_axes_are_resized_independently():

@@ -233,7 +233,7 @@ def test_the_others_refuse_a_share_and_a_config_of_soft_masks(name):
 
 
 def test_a_class_is_in_the_image_if_a_pixel_is_above_one_half():
-    # Channels: half at most; above one half; void only; 1. A logit of 0 costs log 2 in each, so their signs tell.
+    # Channels: half at most; above one half; void only, which is unknown and left out; 1.
     target = torch.tensor([0.5, 0.75, VOID, 1.0]).reshape(1, 4, 1, 1)
-    outputs = Outputs(torch.zeros(1, 4, 1, 1), (), torch.tensor([[-50.0, 50, -50, 50]]))
+    outputs = Outputs(torch.zeros(1, 4, 1, 1), (), torch.tensor([[-50.0, 50, 50, 50]]))
     assert MultiHeadLoss(lambda *_: torch.zeros(()), image_weight=1.0)(outputs, target).item() == pytest.approx(0)

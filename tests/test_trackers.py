@@ -23,6 +23,7 @@ from pipeline.training.selection import Validation
 from pipeline.training.trackers import PACKAGES, TRACKERS, Run, Trackers, check_installed
 from pipeline.training.train_job import TrainJob
 from pipeline.training.trainer import fit
+from pipeline.training.validation import spread_by_coverage
 from tests.fitting import RUN, fold_data, history
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +125,7 @@ def test_a_tracker_that_raises_is_off_with_one_warning_and_the_training_and_the_
     ]
     assert failing.calls == working.calls[: [call[0] for call in working.calls].index(fails) + 1]
     warnings = [each.getMessage() for each in caplog.records if "is off" in each.getMessage()]
-    assert warnings == ["tracker mlflow is off, the training goes on: no space left on device"]
+    assert warnings == ["tracker mlflow is off, the training continues: no space left on device"]
 
 
 def test_a_full_disk_where_the_record_is_written_switches_trackers_off_only(tiny, recorder, monkeypatch, caplog):
@@ -212,18 +213,26 @@ def test_trackers_are_no_part_of_the_settings(tiny):
 
 
 def test_worst_images_by_hand(monkeypatch):
-    # Dice of images 0 … 3 is 1/2, undefined (left out: nothing in the target), 0 and 1/2; equal ones keep their order.
+    # Dice of images a to d is 1/2, undefined (left out: nothing in the target), 0 and 1/2; equal ones keep their order.
     counts = [Counts(*np.array(each)[:, None, None]) for each in ([1, 1, 3], [0, 0, 0], [0, 4, 4], [2, 4, 4])]
     whole = Counts(
         *(np.concatenate([np.repeat(term[None], 255, axis=2) for term in terms]) for terms in zip(*counts, strict=True))
     )
     soft = Counts(*(term[..., 0].astype(float) for term in whole))
     metric = pixel_metric("mean_dice_ignore_empty")
-    found = Validation.from_counts(whole, soft, metric, exclusive=False)
-    assert found.worst == ((2, 0.0), (0, 0.5), (3, 0.5))
+    found = Validation.from_counts(whole, soft, metric, exclusive=False, image_ids="abcd")
+    assert found.worst == (("c", 0.0), ("a", 0.5), ("d", 0.5))
     monkeypatch.setattr("pipeline.training.selection.WORST", 2)
-    found = Validation.from_counts(whole, soft, metric, exclusive=False)
-    assert found.worst == ((2, 0.0), (0, 0.5))
+    found = Validation.from_counts(whole, soft, metric, exclusive=False, image_ids="abcd")
+    assert found.worst == (("c", 0.0), ("a", 0.5))
+
+
+def test_the_sheet_shows_the_images_that_an_epoch_was_scored_on(tiny, monkeypatch, recorder):
+    sheets = []
+    monkeypatch.setattr(worst_images, "write_sheet", lambda path, rows, columns: sheets.append(rows))
+    fit_tracked("mlflow", pairs=["train.validation_images=2"])
+    shown = {panel.title.split()[0] for row in sheets[-1].values() for panel in row}
+    assert shown == {each[:10] for each in spread_by_coverage(fold_data().valid_index, 2)["image_id"]}
 
 
 def test_the_sheet_has_the_scores_of_the_best_weights_and_the_masks_that_got_them(tiny, monkeypatch, recorder):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.config import Transform
-from pipeline.data.augment import STRENGTHS, Augment, make_recipe
+from pipeline.data.augment import MAX_CHANNELS, STRENGTHS, Augment, check_channels, make_recipe
 from pipeline.data.labels import VOID
 from pipeline.data.transform_list import build_transform, check_transforms, known_transforms, to_toml
 from pipeline.data.transforms import STAINS, HEDJitter
@@ -47,6 +47,57 @@ def test_the_printed_list_gives_the_images_of_the_strength(strength):
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_strengths_pass_their_own_check(strength, channels):
     check_transforms(STRENGTHS[strength].transforms(channels), channels, crop=64)
+
+
+def test_more_channels_than_opencv_supports_are_refused():
+    image = np.zeros((48, 48, MAX_CHANNELS), np.uint8)
+    Augment(make_recipe("strong", 32, MAX_CHANNELS))(image, image, 0)
+    check_channels("strong", MAX_CHANNELS, MAX_CHANNELS)
+    check_channels("none", 200, 200)
+    with pytest.raises(ValueError, match='images of 129 channels: OpenCV augments at most 128: set augment = "none"'):
+        check_channels("light", 129, 1)
+    with pytest.raises(ValueError, match="masks of 130 channels"):
+        check_channels([Transform(name="D4", p=1)], 3, 130)
+
+
+@pytest.mark.parametrize("strength", [each for each in STRENGTHS if each != "none"])
+def test_masks_of_every_strength_lie_on_their_images(strength):
+    assert offset(make_recipe(strength, 64, 3)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("RandomResizedCrop", {"size": (64, 64)}),
+        ("RandomSizedCrop", {"min_max_height": (40, 60), "size": (64, 64)}),
+        ("CropAndPad", {"percent": (-0.2, -0.1)}),
+        ("Affine", {"rotate": (-20, 20), "scale": (0.8, 1.2)}),
+        ("ElasticTransform", {"alpha": 20}),
+        ("Perspective", {}),
+    ],
+)
+def test_masks_of_a_listed_transform_lie_on_their_images(name, arguments):
+    assert offset(make_recipe([Transform(name=name, p=1, **arguments)], 64, 3)) < 0.1
+
+
+def offset(recipe):
+    """The larger distance along an axis, in pixels, between the centroids of a mask and of its image, on average."""
+    augment, found = Augment(recipe), []
+    rows, columns = np.ogrid[:64, :64]
+    for seed in range(100):
+        centre = np.random.default_rng(seed).uniform(24, 40, 2)
+        disc = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < 64).astype(np.uint8)[..., None]
+        image, mask = augment(np.repeat(disc * 200, 3, axis=2), disc, seed)
+        bright = image.max(axis=2).astype(float)
+        bright = bright > (bright.min() + bright.max()) / 2
+        if bright.mean() < 0.5 and mask.any():  # else it is inverted
+            found.append(np.subtract(*[_centroid(each) for each in (mask[..., 0], bright)]))
+    assert len(found) > 60
+    return np.abs(np.mean(found, axis=0)).max()
+
+
+def _centroid(values):
+    return np.array([np.average(places, weights=values) for places in np.indices(values.shape)])
 
 
 def usable(name, **arguments):

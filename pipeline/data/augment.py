@@ -24,6 +24,7 @@ Scale = tuple[float, float]  # range of a random factor
 # Of the plane that says where a soft mask is ignored. A transform fills it with the same value as the shares
 # (`fill_mask`): with this scale a filled 1 is a share, and a filled 255 is ignored. A power of two changes no rounding.
 VOID_SCALE = np.float32(256)
+MAX_CHANNELS = 128  # of an array that OpenCV 5 flips or warps
 REFLECT = "BORDER_REFLECT_101"  # fills what a transform brings into the image
 
 
@@ -168,6 +169,17 @@ ON_DEVICE: dict[str, tuple[set[str], Callable[[Any], DeviceStep]]] = {
 
 def _can_move(spec: Transform) -> bool:
     return spec.name in ON_DEVICE and set(spec.arguments) <= ON_DEVICE[spec.name][0]
+
+
+def check_channels(augment: str | Sequence[Transform], image: int, mask: int) -> None:
+    """Check that OpenCV, by which images and masks are augmented, supports their numbers of channels.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if augment != "none" and max(image, mask) > MAX_CHANNELS:
+        what = f"images of {image}" if image > MAX_CHANNELS else f"masks of {mask}"
+        raise ValueError(f'{what} channels: OpenCV augments at most {MAX_CHANNELS}: set augment = "none"')
 
 
 class Augment:

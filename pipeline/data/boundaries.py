@@ -32,7 +32,7 @@ def touching_boundary(labels: np.ndarray, width: float) -> np.ndarray:
     """
     _refuse_other_than_labels(labels)
     if not width >= 1:
-        raise ValueError(f"border width is {width} pixels: expected 1 or more, or no pixel sees its neighbour")
+        raise ValueError(f"boundary width is {width} pixels: expected 1 or more, or no pixel sees its neighbour")
     largest = cv2.dilate(labels.astype(np.float32), _disc(width))
     # Background must not be the smallest label: it becomes larger than all. float32 is exact up to 2**24.
     negated = np.where(labels == 0, -np.inf, -labels.astype(np.float32)).astype(np.float32)

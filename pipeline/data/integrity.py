@@ -1,4 +1,4 @@
-"""Everything that is wrong with a competition's files: where the index stops at the first error, this goes on."""
+"""Everything that is wrong with a competition's files: where the index stops at the first error, this continues."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -216,7 +216,9 @@ class Labels:
         """
         mask = self.read_mask(sample)
         channels = self.by_class(mask).transpose(2, 0, 1)
-        return np.ascontiguousarray(channels) if self.size is None else resize_masks(channels, self.size)
+        if self.size is None:
+            return np.ascontiguousarray(channels)
+        return resize_masks(channels, self.size, exclusive=self.exclusive)
 
     def read_instances(self, sample: Sample) -> np.ndarray:
         """The objects of a sample. Where two overlap, which they should not, the later one covers the earlier one.
@@ -321,22 +323,29 @@ def one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:
     return masks
 
 
-def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks at another size: a pixel is masked, or VOID, if more than half of the area it covers is.
+def resize_masks(masks: np.ndarray, size: tuple[int, int], *, exclusive: bool) -> np.ndarray:
+    """Masks at another size: a pixel is VOID if more than half of the area that it covers is.
+
+    Of the other pixels, one is masked if more than half of its area that is not VOID is; of exclusive classes, it
+    belongs to the one with the largest area, of equal ones to the first.
 
     Competitions rarely document how they resize masks; at the edges of a class this may differ from theirs.
 
     Args:
         size: height and width in pixels.
+        exclusive: each pixel that is not VOID is in one mask.
 
     Shapes:
         masks: (C, H, W) uint8, 0, 1 or VOID; returned likewise at the new size.
     """
 
-    def is_majority(where: np.ndarray) -> np.ndarray:
-        return np.stack([_resize_share(each.astype(np.float32), size) for each in where]) > 0.5
+    def shares(where: np.ndarray) -> np.ndarray:
+        return np.stack([_resize_share(each.astype(np.float32), size) for each in where])
 
-    return np.where(is_majority(masks == VOID), VOID, is_majority(masks == 1)).astype(np.uint8)
+    masked, void = shares(masks == 1), shares(masks == VOID)
+    largest = masked.argmax(axis=0) == np.arange(len(masks))[:, None, None]
+    chosen = largest if exclusive else masked > (1 - void) / 2
+    return np.where(void > 0.5, VOID, chosen).astype(np.uint8)
 
 
 def _resize_share(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -156,8 +156,8 @@ def paste(pair: Pair, partner: Pair, where: np.ndarray, boundary: float | None =
     """
     image, mask = (np.where(where[..., None], new, old) for new, old in zip(partner, pair, strict=True))
     if boundary is not None:
-        sides = (mask[..., 0] == 1) * np.where(where, 1, 2)
-        mask[..., 1][(touching_boundary(sides, boundary) == 1) & (mask[..., 1] == 0)] = 1
+        labels = (mask[..., 0] == 1) * np.where(where, 1, 2)
+        mask[..., 1][(touching_boundary(labels, boundary) == 1) & (mask[..., 1] == 0)] = 1
     return image, mask
 
 

@@ -18,7 +18,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         size: number of images.
         seed: of the draws.
         labels: (size,) one value per image; if given, each value is drawn equally often, with replacement.
-        repeats: draws of each image per epoch. If it is no whole number, each epoch goes on in a random order of all
+        repeats: draws of each image per epoch. If it is no whole number, each epoch continues a random order of all
             images where the one before it stopped, so no image is drawn twice before each was drawn.
         rank, world: the number of this process, and how many there are.
         added: of each set of added images their number, and draws of them per draw of the others: at 0.5, with one

@@ -26,6 +26,9 @@ from pipeline.metrics import VOID
 from pipeline.quoting import first_line, shortened
 from pipeline.schema import did_you_mean, toml_value
 
+# The library's modules whose transforms resize masks by cv2.resize. Its INTER_NEAREST reads the corner of a pixel, so
+# the mask would be half a pixel off its image. INTER_NEAREST_EXACT reads the centre; cv2.remap does not support it.
+RESIZING = ("albumentations.augmentations.crops.transforms", "albumentations.augmentations.geometric.resize")
 CONSTANTS = ("BORDER_", "INTER_")  # beginnings of the names of OpenCV's constants that a text may stand for
 # What users of other pipelines would list, in small letters, and where it is here.
 MIX = "set the phase's mix instead, such as mix = { cutmix = 0.2 }"
@@ -49,7 +52,7 @@ def build_transform(spec: Transform) -> A.BasicTransform | A.BaseCompose:
         return _create(getattr(A, spec.name), spec, options)
     known = known_transforms()
     if spec.name.lower() in OTHER_PLACES:
-        raise ValueError(f"{spec.name} is no transform of a list: {OTHER_PLACES[spec.name.lower()]}")
+        raise ValueError(f"{spec.name} cannot be in a list of transforms: {OTHER_PLACES[spec.name.lower()]}")
     if spec.name not in known:
         raise ValueError(f"unknown transform '{shortened(spec.name)}'. {did_you_mean(spec.name, [*known, *GROUPS])}")
     return _create(known[spec.name], spec, spec.arguments)
@@ -64,9 +67,12 @@ def _create(kind: Any, spec: Transform, options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the library only warns of some wrong arguments, and uses its defaults
         try:
-            return kind(**values, p=spec.p)
+            transform = kind(**values, p=spec.p)
         except Exception as error:  # of pydantic, of the library, or a warning
             raise ValueError(f"{spec.name} cannot be made: {_reason(error)}") from None
+    if kind.__module__ in RESIZING and getattr(transform, "mask_interpolation", None) == cv2.INTER_NEAREST:
+        transform.mask_interpolation = cv2.INTER_NEAREST_EXACT
+    return transform
 
 
 def _constant(value: Any) -> Any:

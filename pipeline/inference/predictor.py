@@ -302,8 +302,6 @@ def predict_windows(
 def _values_by_band(probs: Tensor, size: tuple[int, int]) -> np.ndarray:
     """The stored values of a large image at another size; of the new probabilities, only a band of rows is in memory.
 
-    The area of an axis that shrinks is exact here, not rounded to whole pixels as in `resize_probs`.
-
     Shapes:
         probs: (C, H, W) on the CPU; returned as (C, *size) uint8.
     """

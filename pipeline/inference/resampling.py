@@ -1,11 +1,17 @@
 """Images and probabilities at another size, as tensors."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.data.resize import taps
+
 
 def resize_probs(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Resize probabilities; each axis by area where it shrinks and bilinearly where it grows.
+    """Resize probabilities as `data.resize` resizes images: by area where an axis shrinks, bilinearly where it grows.
+
+    Torch's own "area" takes the mean of whole pixels, which moves edges by up to half a pixel if an axis shrinks by a
+    factor that is no whole number.
 
     Args:
         size: height and width; None: unchanged.
@@ -13,12 +19,23 @@ def resize_probs(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
     Shapes:
         probs: (N, C, H, W) in [0, 1]; returned as (N, C, *size).
     """
-    if size is None:
+    if size is None or probs.shape[-2:] == tuple(size):
         return probs
-    smaller = tuple(min(old, new) for old, new in zip(probs.shape[-2:], size, strict=True))
-    if smaller != probs.shape[-2:]:
-        probs = F.interpolate(probs, smaller, mode="area")
-    return probs if smaller == tuple(size) else F.interpolate(probs, size, mode="bilinear")
+    height, width = size
+    return _resize_rows(_resize_rows(probs, height).mT.contiguous(), width).mT.contiguous()
+
+
+def _resize_rows(values: Tensor, height: int) -> Tensor:
+    """Values (N, C, H, W) as (N, C, height, W)."""
+    if values.shape[2] == height:
+        return values
+    found = taps(0, height, values.shape[2], height)
+    indices = torch.from_numpy(found.indices.T.copy()).to(values.device)
+    weights = torch.from_numpy(found.weights.T[..., None].copy()).to(values)
+    resized = values.index_select(2, indices[0]).mul_(weights[0])
+    for index, weight in zip(indices[1:], weights[1:], strict=True):
+        resized.addcmul_(values.index_select(2, index), weight)
+    return resized
 
 
 def scale_images(images: Tensor, factor: float) -> Tensor:

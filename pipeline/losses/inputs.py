@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pipeline.metrics import VOID
 
+LARGEST = 1e30  # logits: losses that grow with them can be summed over 10^8 pixels in float32
+
 
 class NotFiniteError(ValueError):
     """Logits contain NaN: the training diverged."""
@@ -226,7 +228,7 @@ def check_target_values(target: Tensor, legal: Tensor, expected: str) -> None:
 
 
 def clamp_infinite(logits: Tensor) -> Tensor:
-    """Logits in at least float32, with infinities clamped to the largest finite numbers of that dtype.
+    """Logits in at least float32; infinite ones are clamped to LARGEST, or to the largest number of a smaller dtype.
 
     Shapes:
         logits: any; returned with the same shape.
@@ -240,9 +242,8 @@ def clamp_infinite(logits: Tensor) -> Tensor:
             return logits.to(torch.promote_types(logits.dtype, torch.float32))
         if nans := int(logits.isnan().sum()):
             raise NotFiniteError(f"logits hold {nans} NaN of {logits.numel()} numbers")
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    largest = torch.finfo(logits.dtype).max
-    return logits.clamp(-largest, largest)
+    largest = min(torch.finfo(logits.dtype).max, LARGEST)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp(-largest, largest)
 
 
 def check_hardest(hardest: float) -> None:

@@ -52,7 +52,7 @@ class SkeletonRecallLoss(MultiLabelLoss):
         inputs.refuse_soft("skeleton_recall")
         axes = (2, 3) if self.over == "image" else (0, 2, 3)
         skeleton = inputs.maps["tubed_skeleton"] * inputs.positive
-        missed = (inputs.error() * skeleton).sum(dim=axes)  # error is 1 - p where the target is 1
+        false_negative = (inputs.error() * skeleton).sum(dim=axes)  # error is 1 - p where the target is 1
         valid = inputs.valid.flatten(2).any(dim=2)
-        loss = missed / (skeleton.sum(dim=axes) + self.smooth)
+        loss = false_negative / (skeleton.sum(dim=axes) + self.smooth)
         return masked_mean(loss, valid if self.over == "image" else valid.any(dim=0))

@@ -15,6 +15,7 @@ import torch
 from pipeline import competition, folds
 from pipeline.competition import Competition
 from pipeline.config import Config, Folds, place
+from pipeline.data.augment import check_channels
 from pipeline.data.channels import with_input_channels
 from pipeline.data.file_cache import FileCache
 from pipeline.data.index import check_meta_column, read_index, read_test_index, unlisted_test_images
@@ -204,8 +205,9 @@ def check(cfg: Config) -> Competition:
             build_loss(phase.loss, **targets)
         with place(cfg, f"train.phases.{number}.loss_options"):
             build_loss(phase.loss, phase.loss_options, **targets)
-        if not isinstance(phase.augment, str):
-            with place(cfg, f"train.phases.{number}.augment"):
+        with place(cfg, f"train.phases.{number}.augment"):
+            check_channels(phase.augment, cfg.model.in_channels, 1 if card.exclusive else len(names) * (1 + is_soft))
+            if not isinstance(phase.augment, str):
                 check_transforms(phase.augment, cfg.model.in_channels, phase.crop)
         if phase.layer_decay != 1:
             with place(cfg, f"train.phases.{number}.layer_decay"):

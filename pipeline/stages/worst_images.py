@@ -29,8 +29,7 @@ def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Val
     if data.tiles:
         return
     predictor = Predictor(model, ("identity",), precision, exclusive=data.labels.exclusive)
-    ordered = data.valid_index.sort_values("image_id", ignore_index=True)  # as the validator counts them
-    rows = ordered.loc[[position for position, _ in validation.worst]]
+    rows = data.valid_index.set_index("image_id", drop=False).loc[[image_id for image_id, _ in validation.worst]]
     options = {"reader": data.reader, "batch_size": data.batch_size, "workers": 0, "size": data.labels.size}
     found = dict(predict_images(predictor, rows, what="worst images", **options))
     panels = []

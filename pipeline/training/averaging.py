@@ -90,10 +90,10 @@ class RunningMean:
                 self.weights[name] = new.clone()
 
 
-def mean_weights(many: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def mean_weights(state_dicts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The arithmetic mean of several models' weights."""
     mean = RunningMean()
-    for weights in many:
+    for weights in state_dicts:
         mean.add(weights)
     return mean.weights
 

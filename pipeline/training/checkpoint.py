@@ -66,7 +66,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})["record"])
-        record["fold"]  # required: from it follows which images the weights were trained on
+        record["fold"]  # required: it tells which images the weights were trained on
         return record
     except FileNotFoundError:
         raise

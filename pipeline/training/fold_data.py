@@ -164,9 +164,9 @@ def _refuse_foreign_labels(store: Path, index: pd.DataFrame, fold: Fold) -> None
 def _refuse_held_out(index: pd.DataFrame, name: str, fold: Fold, valid_index: pd.DataFrame | None) -> None:
     # Compared by file: images of other sets may have the same ids as training images.
     held_out = set() if valid_index is None else set(valid_index["path"])
-    seen = [row.image_id for row in index.itertuples() if row.path in held_out]
-    if seen:
-        raise ValueError(f"{name}: '{seen[0]}' is held out by fold {fold} and cannot be trained on")
+    held_out_ids = [row.image_id for row in index.itertuples() if row.path in held_out]
+    if held_out_ids:
+        raise ValueError(f"{name}: '{held_out_ids[0]}' is held out by fold {fold} and cannot be trained on")
 
 
 def build_loader(

@@ -28,9 +28,14 @@ class Freezing:
         self.encoder, self.phase = encoder, phase
         self.layers = _layers(encoder, name) if phase.unfreeze_epochs else [list(encoder.parameters())]
 
-    def set_epoch(self, epoch: int) -> bool:
-        """Set which weights need a gradient in an epoch (from 0); returns whether that has changed any."""
-        frozen = frozen_layers(self.phase, epoch, len(self.layers))
+    def set_epoch(self, epoch: int, epochs: int) -> bool:
+        """Set which weights need a gradient in an epoch (from 0); returns whether that has changed any.
+
+        Args:
+            epochs: of the phase; if a time limit lowers them, layers are unfrozen earlier, and all train in the last.
+        """
+        planned = (epoch + 1) * self.phase.epochs // epochs - 1
+        frozen = frozen_layers(self.phase, planned, len(self.layers))
         before = [weight.requires_grad for weight in self.encoder.parameters()]
         for number, weights in enumerate(self.layers):
             for weight in weights:

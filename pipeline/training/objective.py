@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.losses.inputs import masked_mean
+from pipeline.metrics import VOID
 from pipeline.models.segmenter import Outputs
 
 
@@ -20,7 +22,7 @@ class MultiHeadLoss(nn.Module):
         loss: from logits and target, both (N, C, H, W), to a scalar; used for the mask and the deep-supervision logits.
         aux_weight: weight of the mean loss of the deep-supervision logits; 0: the model has none.
         image_weight: weight of the log loss of the image head, which predicts whether a class is in the image; 0: the
-            model has none.
+            model has none. An image without the class, but with pixels that are ignored, is left out.
 
     Shapes:
         outputs: of `Segmenter` in training mode.
@@ -40,6 +42,8 @@ class MultiHeadLoss(nn.Module):
             total = total + self.aux_weight * sum(losses) / len(losses)
         if self.image_weight:
             present = ((target > 0.5) & (target <= 1)).flatten(2).any(dim=-1)
+            known = present | ~(target == VOID).flatten(2).any(dim=-1)  # ignored pixels may be of the class
             logits = outputs.image_logits.float()
-            total = total + self.image_weight * F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
+            losses = F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype), reduction="none")
+            total = total + self.image_weight * masked_mean(losses, known)
         return total

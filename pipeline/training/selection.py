@@ -12,6 +12,7 @@ Without an object in any held-out image no score beats the baseline and soft Dic
 replaces it.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +34,19 @@ class Validation(NamedTuple):
     baseline: float  # the metric of predicting nothing; for exclusive classes, of the most frequent class everywhere
     soft_dice: float  # Dice of probabilities over all pixels, 0 to 1; the score at .5 if no image has an object
     found: DetectionRates  # detection rates at threshold .5
-    # Positions and scores, at the best threshold, of the images with the lowest scores; without undefined scores.
-    worst: tuple[tuple[int, float], ...] = ()
+    # Ids and scores, at the best threshold, of the images with the lowest scores; without undefined scores.
+    worst: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_counts(
-        cls, counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, classes: int | None = None
+        cls,
+        counts: Counts,
+        soft: Counts,
+        metric: Metric,
+        *,
+        exclusive: bool,
+        classes: int | None = None,
+        image_ids: Sequence[str] = (),
     ) -> "Validation":
         """Scores, selection score and detection rates from the counts of all held-out images.
 
@@ -46,6 +54,7 @@ class Validation(NamedTuple):
             exclusive: one class per pixel.
             classes: number of channels that are classes; None: all. A boundary channel after them counts for the
                 score, not for the detection rates.
+            image_ids: of the N images; without them no worst images are found.
 
         Shapes:
             counts: (N, C, 255), at every threshold.
@@ -60,7 +69,7 @@ class Validation(NamedTuple):
             float(nan_to_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
             (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
             detection_rates(counts.at(np.s_[:, :classes, HALF])),
-            _worst(metric.scores(counts.at(np.s_[..., best])).per_image()),
+            _worst(metric.scores(counts.at(np.s_[..., best])).per_image(), image_ids),
         )
 
     @property
@@ -80,10 +89,10 @@ class Validation(NamedTuple):
         }
 
 
-def _worst(scores: np.ndarray) -> tuple[tuple[int, float], ...]:
-    """Positions and scores of the WORST lowest scores; of equal ones, those of the lowest positions."""
-    lowest = np.argsort(scores, kind="stable")[:WORST]  # NaN is last
-    return tuple((int(position), float(scores[position])) for position in lowest if not np.isnan(scores[position]))
+def _worst(scores: np.ndarray, image_ids: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Ids and scores of the WORST images with the lowest scores; of equal ones, the first."""
+    lowest = np.argsort(scores[: len(image_ids)], kind="stable")[:WORST]  # NaN is last
+    return tuple((image_ids[number], float(scores[number])) for number in lowest if not np.isnan(scores[number]))
 
 
 # The scores of a full fit: all None.

@@ -4,7 +4,7 @@ A tracker never ends or changes a training: the first error of a library switche
 Each library is imported only when its tracker starts.
 
 Files in a fold's folder:
-    trackers.json: for each tracker the id of its run, and what it has been given; a resumed training goes on from it.
+    trackers.json: for each tracker the id of its run, and what it has been given; a resumed training continues it.
     worst<n>.png: held-out images with the lowest scores of a phase's best weights so far.
     tensorboard/: TensorBoard's event files.
 """
@@ -232,7 +232,7 @@ class Trackers:
         """Log the metrics of an epoch to the trackers that do not have it yet.
 
         Args:
-            line: in the history; its floats are logged. An average of weights is no epoch, and is left out.
+            line: in the history; its floats are logged. An average of weights is left out, since it has no epoch.
             step: number of the epoch among all that the config plans.
         """
         if "candidate" in line:
@@ -251,7 +251,7 @@ class Trackers:
                 self.draw(model, validation, self._sheet(phase))
             except Exception as error:  # a picture must not end a training
                 self.draw = None
-                log.warning("the worst images cannot be drawn (%s): the training goes on without", first_line(error))
+                log.warning("the worst images cannot be drawn (%s); the training continues", first_line(error))
 
     def log_worst(self, phase: int, step: int) -> None:
         """Log the sheet of a phase that has ended, if there is one."""
@@ -278,7 +278,7 @@ class Trackers:
             yield
         except Exception as error:
             self.active.pop(name, None)
-            log.warning("tracker %s is off, the training goes on: %s", name, first_line(error) or type(error).__name__)
+            log.warning("tracker %s is off, the training continues: %s", name, first_line(error) or type(error).__name__)
 
     def _sheet(self, phase: int) -> Path:
         return self.run.folder / f"worst{phase}.png"

@@ -128,7 +128,7 @@ class Trainer:
             sync_batch_norms(self.model, group.device)
         self.epochs = self.phase.epochs  # fewer if the time limit asks for it
         self.freezing = Freezing(self.model.encoder, self.phase, job.encoder)
-        self.freezing.set_epoch(self.phase.epochs - 1)  # the optimizer has the weights that train in any epoch
+        self.freezing.set_epoch(self.epochs - 1, self.epochs)  # the optimizer has the weights that train in any epoch
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
         self.swa = RunningMean()
         self.soup_files = SoupFiles(job.folder, state.phase)
@@ -220,7 +220,7 @@ class Trainer:
         """
         phase = self.phase.model_copy(update={"epochs": self.epochs})
         rates = learning_rates(phase, self.state.epoch, self.updates)
-        if self.freezing.set_epoch(self.state.epoch):
+        if self.freezing.set_epoch(self.state.epoch, self.epochs):
             self.network = self.group.wrap(self.model)  # it averages the gradients of the weights that train now
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.epochs}"
         batches = Timed(self._batches())
@@ -354,7 +354,7 @@ class Trainer:
         job, model = self.job, self.ema.module  # the phase is over: the EMA weights are on disk
         model.load_state_dict(weights)
         self.loader.sampler.epoch = job.global_epoch(self.state.phase, self.state.epoch - 1)
-        self.freezing.set_epoch(self.state.epoch - 1)
+        self.freezing.set_epoch(self.state.epoch - 1, self.epochs)
         self._set_modes()
         norms = [model.get_submodule(name) for name, norm in named_batch_norms(self.model) if norm.training]
         update_batch_norms(model, norms, self._batches(), self.group.device, self.arithmetic.precision)

@@ -78,13 +78,14 @@ class Validator:
             tiles=data.tiles,
             batch_size=data.batch_size,
         )
-        _, counts, soft = zip(*self.counts(predictor), strict=True)
+        image_ids, counts, soft = zip(*self.counts(predictor), strict=True)
         return Validation.from_counts(
             stack(counts),
             stack(soft),
             pixel_metric(data.metric),
             exclusive=data.labels.exclusive,
             classes=len(data.labels.classes),
+            image_ids=image_ids,
         )
 
     def counts(self, predictor: Predictor) -> list[ImageCounts]:

@@ -610,3 +610,51 @@ def satellite_outlines(root: Path) -> None:
         root / "sample_submission.csv",
         [("ImageId", "ClassType", "MultipolygonWKT"), ("6020_9_9", "1", "MULTIPOLYGON EMPTY")],
     )
+
+
+# ----------------------------------------------------------------------------- words and values that mislead
+
+
+@layout
+def camouflaged_animals(root: Path) -> None:
+    """Pictures of a background without an animal, and masks of objects, their edges, and instances."""
+    for part, number, seed in split(("Train", TRAIN), ("Test", TEST)):
+        image, labels = blobs(seed)
+        kind = "NonCAM-5-Background-8-Sky" if number % 4 == 3 else "CAM-1-Aquatic-13-Pipefish"
+        name, base = f"COD10K-{kind}-{number + 1}", root / f"COD10K-v3/{part}"
+        write(base / f"Image/{name}.jpg", image)
+        edges = labels - labels * np.roll(labels, 1, 0) * np.roll(labels, -1, 0)
+        for folder, mask in (("GT_Object", labels), ("GT_Edge", edges), ("GT_Instance", labels)):
+            write(base / f"{folder}/{name}.png", mask * 255)
+
+
+@nifti
+def organ_files(root: Path) -> None:
+    """A folder for each patient, with a volume for each organ in a folder below."""
+    for number in range(CASES):
+        image, labels = volume(number, 3)
+        folder = root / f"Totalsegmentator_dataset_v201/s{number:04}"
+        write_volume(folder / "ct.nii.gz", image.astype(np.int16))
+        for value, organ in enumerate(("kidney_left", "kidney_right", "liver"), start=1):
+            write_volume(folder / f"segmentations/{organ}.nii.gz", (labels == value).astype(np.uint8))
+
+
+@nifti
+def tumours_beside_the_middle(root: Path) -> None:
+    """A label that no middle slice of a volume has."""
+    for number in range(CASES):
+        slices = [blobs(100 * number + z, 2 if z == DEPTH - 1 else 1, PLANE) for z in range(DEPTH)]
+        image = np.stack([grey(each) for each, _ in slices], axis=-1)
+        write_volume(root / f"imagesTr/liver_{number}.nii.gz", image.astype(np.int16))
+        write_volume(root / f"labelsTr/liver_{number}.nii.gz", np.stack([each for _, each in slices], axis=-1))
+
+
+@layout
+def plasma_cells(root: Path) -> None:
+    """A numbered mask for each cell of an image, with values of two classes."""
+    for part, number, seed in split(("train", TRAIN), ("test", TEST)):
+        image, labels = cells(seed)
+        write(root / f"{part}/x/{number + 100}.bmp", image)
+        for cell in range(1, labels.max() + 1) if part == "train" else ():
+            mask = (labels == cell).astype(np.uint8) * (20 if cell % 2 else 40)
+            write(root / f"train/y/{number + 100}_{cell}.bmp", mask)

@@ -379,6 +379,7 @@ COCO_FILES = [
         top="instances = true",
         objects=np.where(SQUARE > 0, VOID_OBJECT, BOTH),
     ),
+    Odd("only crowds", coco({**polygons(BOX), "iscrowd": 1}), **COCO, mask=SQUARE),
     Odd("a crowd on an object", coco(polygons(BOX), {**polygons(BOX), "iscrowd": 1}), **COCO, mask=SQUARE),
     Odd(
         "a category of void",

@@ -123,6 +123,17 @@ EXPECTED = {
     ),
     "drone_scenes": Expected("aeroscapes/JPEGImages", "aeroscapes/SegmentationClass", (12, 0, 3), numbered(0, 1, 2, 3)),
     "roads": Expected("tiles/images", "tiles/masks", (12, 0, 3), ONE),
+    "camouflaged_animals": Expected("COD10K-v3/Train/Image", "COD10K-v3/Train/GT_Object", (12, 4, 2), ONE),
+    "organ_files": Expected(
+        "Totalsegmentator_dataset_v201",
+        "Totalsegmentator_dataset_v201",
+        (20, 0, 5),
+        {"kidney left": 1, "kidney right": 2, "liver": 3},
+    ),
+    "tumours_beside_the_middle": Expected("imagesTr", "labelsTr", (20, 0, 5), numbered(0, 1, 2)),
+    "plasma_cells": Expected(
+        "train/x", "train/y", (12, 4, 12), {"class 20": tuple(range(1, 30, 2)), "class 40": tuple(range(2, 30, 2))}
+    ),
 }
 REFUSED = {
     "spines": r"masks are NIfTI volumes, but images, such as .*\.png, are not: save each series",

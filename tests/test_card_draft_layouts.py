@@ -286,12 +286,30 @@ def test_masks_some_of_which_are_in_colour_are_not_told_apart(tmp_path):
     assert key.reason.startswith("some masks are grey, others in colour: values 0, 3, [0, 0, 0], [3, 3, 5] ")
 
 
-def test_jpeg_masks_get_a_threshold(tmp_path):
+@pytest.mark.parametrize(("folder", "quality"), [("masks", 95), ("BW", 95), ("BW", 80)])
+def test_jpeg_masks_get_a_threshold(tmp_path, folder, quality):
     masks = train_images(tmp_path, "images/s{}.png".format)
     for number, each in masks.items():
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.fromarray(each * 255).save(tmp_path / f"masks/s{number}.jpg", quality=95)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(each * 255).save(tmp_path / f"{folder}/s{number}.jpg", quality=quality)
     assert drafted(tmp_path).masks.above == 127
+
+
+def test_a_few_grey_objects_in_jpeg_masks_are_a_class(tmp_path):
+    masks = train_images(tmp_path, "images/s{}.png".format)
+    (tmp_path / "masks").mkdir()
+    for number, each in masks.items():
+        pixels = each * 255
+        pixels[:6, :6] = 128
+        Image.fromarray(pixels).save(tmp_path / f"masks/s{number}.jpg", quality=75)
+    (key,) = [key for key in draft_card(list_files(tmp_path), "x").unsure if key.name == "masks.values"]
+    assert key.reason.startswith("JPEG blurs values, and these are not black and white")
+
+
+def test_one_mask_with_another_value_does_not_make_white_ignored(tmp_path):
+    for number, each in train_images(tmp_path, "images/s{}.png".format).items():
+        write(tmp_path / f"masks/s{number}.png", each * (255 if number else 7))
+    assert drafted(tmp_path).masks.void is None
 
 
 @pytest.mark.parametrize("codes", [[0, 1, 2], [0, 60, 120], [(0, 0, 0), (255, 0, 0), (0, 0, 255)]])

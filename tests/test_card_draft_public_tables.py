@@ -1,5 +1,6 @@
 """Cards drafted from public tables of masks and annotation formats: masks read with them are those that were drawn."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,9 @@ from pipeline.data.sample import samples_of
 from pipeline.metrics import VOID
 from pipeline.schema import parse
 from tests import public_tables
-from tests.public_tables import TABLES, filled_box
+from tests.public_sets import blobs
+from tests.public_tables import TABLES, coco_of, filled_box
+from tests.test_card_draft_layouts import write
 
 Drawn = tuple[np.ndarray, np.ndarray]
 
@@ -226,3 +229,14 @@ def test_colours_that_are_not_those_of_classes_are_marked(tmp_path):
 
 def test_each_layout_is_read_refused_or_marked():
     assert set(TABLES) == {*EXPECTED, *REFUSED, "towns"}
+
+
+def test_images_of_a_held_out_json_are_left_out(tmp_path):
+    items = [(f"s{number}.png", *blobs(number)) for number in range(12)]
+    for name, image, _ in items:
+        write(tmp_path / f"images/{name}", image)
+    for part, some in (("train", items[:-3]), ("val", items[-3:])):
+        content = coco_of([(name, labels) for name, _, labels in some], {1: "cell"})
+        (tmp_path / f"coco_{part}.json").write_text(json.dumps(content))
+    card = parse(Competition, draft_card(list_files(tmp_path), "x").tables(), "the draft")
+    assert card.images_without_rows == "ignore"

@@ -470,6 +470,19 @@ MISTAKES = {
 
 
 @pytest.mark.slow
+def test_inverted_masks_are_pointed_out_with_the_keys_that_correct_them(tiny, capsys):
+    write_mask_files(lambda masks: [1 - mask for mask in masks])
+    name = load_card("tiny.toml").classes[0]
+    advice = f"masks.values = {{ {name} = 0 }} and masks.background = 255"
+    _, out, _ = doctor(capsys)
+    assert f"if the object is black in the mask files, set {advice}" in " ".join(out.split())
+    with Path("tiny.toml").open("a") as card:
+        card.write(f"\n[masks]\nvalues = {{ {name} = 0 }}\nbackground = 255\n")
+    status, out, err = doctor(capsys)
+    assert (status, err, "is black in" in out) == (0, "", False)
+
+
+@pytest.mark.slow
 def test_a_correct_folder_of_masks_passes(tiny, capsys):
     write_mask_files(lambda masks: masks)
     status, out, err = doctor(capsys)

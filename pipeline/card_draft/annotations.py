@@ -19,6 +19,7 @@ class Annotations(NamedTuple):
         images: ids, or names of files.
         classes: by their number of objects, the most frequent first.
         has_empty: whether an image without an object of the most frequent class is listed too.
+        elsewhere: images of files whose names say that they are held out.
     """
 
     kind: Literal["train_coco", "train_polygons"]
@@ -26,12 +27,17 @@ class Annotations(NamedTuple):
     images: tuple[str, ...]
     classes: tuple[tuple[str, int], ...]
     has_empty: bool
+    elsewhere: tuple[str, ...] = ()
 
 
 def find_annotations(root: Path, names: tuple[str, ...]) -> list[Annotations]:
     """The JSON files of training outlines; of those whose names say that they are held out, none if others exist."""
     found = [each for name in names if (each := _read(root / name, name)) is not None]
-    return [each for each in found if not is_held_out(each.name)] or found
+    held_out = [each for each in found if is_held_out(each.name)]
+    if len(held_out) == len(found):
+        return found
+    elsewhere = tuple(name for each in held_out for name in each.images)
+    return [each._replace(elsewhere=elsewhere) for each in found if each not in held_out]
 
 
 def _read(path: Path, name: str) -> Annotations | None:

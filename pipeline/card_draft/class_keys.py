@@ -37,16 +37,20 @@ def find_classes(
     if sources.masks and sources.masks.classes:
         return list(_classes_of_files(sources.masks.classes)), None
     names, files = _class_names(sources), list[ClassNames]()
-    codes = None
+    codes, exclusive = None, True
     if sources.masks:
         masks = sources.masks.rule.files(listing.images).values()
         paths = [listing.root / path for group in masks for path in group]
         codes = read_codes(paths, of_objects=of_objects, num_classes=len(names) if names else None)
         files = find_class_names(listing, sources.tables)
         codes = _with_named_void(codes, files)
+        exclusive = all(len(group) == 1 for group in masks)  # else each file shows a part: 0 is no class, but the rest
+        if codes.kind == "classes" and not exclusive:
+            codes = codes._replace(values=tuple(value for value in codes.values if value not in (0, (0, 0, 0))))
         if codes.kind == "unknown" and len(names) > 1:
             raise ValueError(f"{listing.root}: mask images of {len(names)} classes: {codes.evidence}")
     keys = list(_classes_of_codes(codes, names, files)) if codes and codes.kind == "classes" else []
+    keys = [key for key in keys if exclusive or key.name != "exclusive"]
     if keys:
         return keys, codes
     if names:

@@ -12,6 +12,7 @@ from pipeline.card_draft.image_folders import Rule, common_folder, is_held_out
 from pipeline.card_draft.listing import spread
 from pipeline.card_draft.mask_codes import MaskCodes, read_codes
 from pipeline.card_draft.mask_folders import (
+    NO_CLASS,
     NOT_PREFERRED,
     SIDES,
     ClassFiles,
@@ -28,12 +29,6 @@ NUM_COMPARED = 4  # images whose masks of two classes are compared
 MAX_OVERLAP = 0.5  # mean IoU of the masks of two classes; copies, and masks of annotators, overlap more
 MIN_SHARED = 0.5  # of the images of a class also have a mask of another class
 ABOVE = {"binary": None, "value": 0, "above": 127}  # masks.above by what the values of masks are
-# In a path: masks that are no class of their own, but those of an annotator, or derived from others.
-NO_CLASS = re.compile(
-    r"annotator|expert|observer|reader|rater|\d(st|nd|rd)|contour|bound(ary|aries)|border|edge|outline|skelet|weight"
-    r"|dist|ignore|void|(?<![a-z])(roi|fov)(?![a-z])",
-    re.IGNORECASE,
-)
 
 
 class Group(NamedTuple):
@@ -58,7 +53,7 @@ def with_classes(root: Path, found: MaskImages, paths: Sequence[str], names: Seq
     groups = sorted(_groups_of(root, found, paths), key=lambda group: group.path)
     if len(groups) < 2:
         return found
-    folder = common_folder([group.path for group in groups])
+    folder = common_folder([group.path.partition("{id}")[0] for group in groups])
     below = [group.path.removeprefix(f"{folder}/") for group in groups]
     classes = _names_of(below, names)
     if not classes or not _are_classes(root, groups):

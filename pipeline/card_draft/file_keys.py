@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.card_draft.draft import Key
+from pipeline.card_draft.listing import stem_of
 from pipeline.card_draft.parts import Parts
 from pipeline.card_draft.sources import Sources, texts_by_image
 from pipeline.competition import DRAFTED_SAMPLE
@@ -121,6 +122,8 @@ def images_without_rows(sources: Sources, found: Parts, *, exclusive: bool) -> I
     what = f"{len(without)} of {len(found.train)} training images have no label, such as '{shortened(without[0], 40)}'"
     if set(without) & set(sources.test_ids):
         yield Key("images_without_rows", "ignore", f"{what}: test images in the same folder", False)
+    elif sources.outlines and set(without) & {*sources.outlines.elsewhere, *map(stem_of, sources.outlines.elsewhere)}:
+        yield Key("images_without_rows", "ignore", f"{what}: they are in the JSON of a held-out part", False)
     elif sources.masks and not exclusive and all(map(EMPTY_FOLDER.search, _folders_of(without, found))):
         yield Key("images_without_rows", "empty", f"{what}: their folder says that there is nothing to mask", False)
     elif sources.masks:

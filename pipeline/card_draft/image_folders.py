@@ -22,7 +22,7 @@ from pipeline.data.file_index import normalize_id, path_regex, spellings
 MARKS = {NUMBER: r"\d+", ANYTHING: "[^/]*", SIDE: "(?i:left|right)"}  # as regular expressions
 MIN_FITTING = 0.5  # of the ids of the most frequent template: masks may be of more ids than images, or of fewer
 MASK_WORD = re.compile(
-    r"mask|(?<!un)label(?!l?ed)|annot|manual|ground|truth|segment|target"
+    r"mask|(?<!un)label(?!l?ed)|annot|manual|truth|segment|target"
     r"|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl|msk)(?![a-z])",
     re.IGNORECASE,
 )
@@ -254,7 +254,8 @@ def _several_files(families: Sequence[Family], search: Search, ids: Sequence[str
         return Images(choose_rule(middle, search, ids, paths), slice_pattern=rf"(\d+){suffix}")
     if len(search.pieces) == 1 and not any(set(family.template) & set(MARKS) for family in families):
         return _channels(families, search, ids, paths)
-    return Images(choose_rule(families[0], search, ids, paths))
+    others = tuple(family.shown for family in families[1:])
+    return Images(choose_rule(families[0], search, ids, paths), others=others)
 
 
 def _plain_beside_others(families: Sequence[Family]) -> Family | None:

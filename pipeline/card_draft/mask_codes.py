@@ -8,15 +8,19 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.card_draft.listing import readable, spread
+from pipeline.card_draft.listing import spread
+from pipeline.card_draft.mask_folders import DARK, LIGHT
 from pipeline.competition import Value
 from pipeline.data.formats import is_jpeg, read_header, read_indices, read_pixels
 from pipeline.data.mask_files import read_mask
+from pipeline.data.medical import is_nifti_name, slices_of
 from pipeline.data.rasters import ImageError
 from pipeline.quoting import listed, shortened
 
 NUM_MASKS = 24  # that are read first
 MAX_PIXELS = 1 << 26  # larger masks are not read
+SOME_PIXELS = 3e8  # of the slices of the volumes that are read first; MIN_SLICES of each at least
+MIN_SLICES = 8
 ALL_PIXELS = 2e9  # of all masks of classes that are read: a rare class may be in few of them
 MAX_CODES = 64  # of classes; more are objects or shares, unless each mask has few of them
 MAX_CLASSES = 256
@@ -27,10 +31,10 @@ MIN_NUMBERS = 4  # different n, the largest at least MIN_OBJECTS: a number of ob
 MIN_OBJECTS = 6
 VOID_CODE = 255
 VOID_STEP = 1.1  # times the largest step between classes: 0, 128 and 255 are three classes
-DARK, LIGHT = 64, 191  # of JPEG: black is blurred up to one, white down to the other
 MIN_BLACK_OR_WHITE = 0.9  # of the pixels of JPEG masks of one class
+NEAR_GREY, MIN_NEAR_GREY = 8, 0.5  # a value in JPEG, and the share of the greys that are so near to one
 MAX_COLOUR = 4  # channels of a mask, with alpha; a file of more is a stack
-SOFT_NAME = re.compile(r"(?<![a-z])(soft|probs?|probabilit(y|ies))(?![a-z])", re.IGNORECASE)
+SOFT_NAME = re.compile(r"(?i:(?<![a-z])(soft(map|mask)?s?|probs?|probabilit(y|ies))(?![a-z]))|Soft(?=[Mm])")
 
 
 class MaskCodes(NamedTuple):
@@ -66,7 +70,7 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
         ValueError: for a mask image that is a stack of several.
     """
     paths = list(paths)
-    some = [path for file in spread(paths, NUM_MASKS) if (path := _small_image(file)) is not None]
+    some = _small_images(spread(paths, NUM_MASKS), SOME_PIXELS)
     if some and all(map(_is_binary, some)):
         return MaskCodes("binary", (), None, f"0 and 1, or 0 and white, in {len(some)} of {len(some)} masks")
     found = [values for path in some if (values := _values_of(path)) is not None]
@@ -81,7 +85,7 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
 def _read_all(paths: Sequence[Path], some: Sequence[Path]) -> list[Counter]:
     """The values of as many masks as are read in some minutes at most."""
     pixels = max(1, *(header.height * header.width for header in map(read_header, some)))
-    every = [path for file in spread(paths, max(NUM_MASKS, int(ALL_PIXELS // pixels))) if (path := _small_image(file))]
+    every = _small_images(spread(paths, max(NUM_MASKS, int(ALL_PIXELS // pixels))), ALL_PIXELS)
     return [values for path in every if (values := _values_of(path)) is not None]
 
 
@@ -111,10 +115,21 @@ def _lossy(counts: Mapping[Value, int], shown: str) -> MaskCodes:
     """One class in JPEG: black and white with blurred edges; blurred values of several classes are not read."""
     light = sum(count for value, count in counts.items() if np.min(value) >= LIGHT)
     dark = sum(count for value, count in counts.items() if np.max(value) <= DARK)
-    if light and light + dark >= MIN_BLACK_OR_WHITE * sum(counts.values()):
+    if light and light + dark >= MIN_BLACK_OR_WHITE * sum(counts.values()) and not _has_grey_level(counts):
         return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
     why = f"JPEG blurs values, and these are not black and white: save masks of classes as PNG: {shown}"
     return MaskCodes("unknown", (), None, why, is_sure=False)
+
+
+def _has_grey_level(counts: Mapping[Value, int]) -> bool:
+    """Whether most pixels between black and white are near one value, as those of a class; at blurred edges they are
+    spread over all values.
+    """
+    greys = [(int(np.mean(value)), count) for value, count in counts.items() if DARK < np.mean(value) < LIGHT]
+    near = np.zeros(256 + 2 * NEAR_GREY)
+    for value, count in greys:
+        near[value : value + 2 * NEAR_GREY + 1] += count
+    return bool(near.max() > MIN_NEAR_GREY * max(1, sum(count for _, count in greys)))
 
 
 def _codes(
@@ -141,6 +156,8 @@ def _codes(
         background = low if low in (0, (0, 0, 0)) else max(values, key=lambda value: counts[value])
         return MaskCodes("value", (high if background == low else low,), None, shown, background=background)
     void = _void(values, num_classes)
+    if void is not None and sum(set(each) <= {0, void} for each in found if void in each) > len(found) / 2:
+        void = None  # most masks have no class beside it
     return MaskCodes("classes", tuple(value for value in values if value != void), void, shown)
 
 
@@ -178,14 +195,25 @@ def _number(value: Value) -> int:
     return max(value) if sum(map(bool, value)) <= 1 else sum(each << 8 * n for n, each in enumerate(value[::-1]))
 
 
-def _small_image(file: Path) -> Path | None:
-    """The image, or slice, of a mask file; None if it cannot be read, or is too large."""
-    try:
-        path = readable(file)
-        header = read_header(path)
-    except (ImageError, OSError):
-        return None
-    return path if header.height * header.width <= MAX_PIXELS else None
+def _small_images(files: Sequence[Path], pixels: float) -> list[Path]:
+    """The images of mask files, or slices that are evenly spread over volumes.
+
+    Those that cannot be read, or are too large, are left out.
+
+    Args:
+        pixels: of all slices together, about.
+    """
+    found = []
+    for file in files:
+        try:
+            slices = list(slices_of(file).values()) if is_nifti_name(file) else [file]
+            header = read_header(slices[0])
+        except (ImageError, OSError):
+            continue
+        area = header.height * header.width
+        if area <= MAX_PIXELS:
+            found += spread(slices, max(MIN_SLICES, int(pixels // (len(files) * area))))
+    return found
 
 
 def _is_binary(path: Path) -> bool:

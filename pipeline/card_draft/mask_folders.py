@@ -21,15 +21,17 @@ from pipeline.card_draft.image_folders import (
 )
 from pipeline.card_draft.listing import readable, spread, stem_of
 from pipeline.card_draft.templates import SIDE, Family, Search, find_families
-from pipeline.data.formats import read_pixels
+from pipeline.data.formats import is_jpeg, read_pixels
 from pipeline.data.rasters import ImageError
 
 NUM_MASKS = 30  # whose names are compared with those of images
 MIN_OTHER = 0.5  # of the ids with a mask must have another one, for it to be mentioned
 MIN_IMAGES = 0.9  # of the masks must have an image
 MIN_MATCHED = 0.3  # of the files of a group; the others may be copies in another format, or of other annotators
+MIN_LEFT = 0.1  # of the files of a group have no image, for it to be mentioned
 MANY_FOLDERS = 10  # of them, one may be named like a part
 MAX_VALUES = 32  # of a mask that no name shows
+DARK, LIGHT, MAX_GREY = 64, 191, 0.05  # of a mask in JPEG: between these are few of its pixels
 MAX_COLOURS = 1024  # of a mask; a picture has more
 NUM_COMPARED = 4  # masks of a group, whose values are compared
 MIN_SAME_PLACE = 0.9  # overlap (IoU) of masks of different images: that of fields of view, which show no objects
@@ -42,9 +44,16 @@ ROLE = re.compile(r"train|test|val|image|img|scan|photo", re.IGNORECASE)
 NOT_PREFERRED = re.compile(
     r"object|instance|colou?r|rgb|panoptic|inv(?=ids)|(?<![a-z])(inst|aug(mented|mentation)?)(?![a-z])", re.IGNORECASE
 )
+# In a path: masks that are no class of their own, but those of an annotator, or derived from others.
+NO_CLASS = re.compile(
+    r"annotator|expert|observer|reader|rater|\d(st|nd|rd)|contour|bound(ary|aries)|border|edge|outline|skelet|weight"
+    r"|dist|ignore|void|(?<![a-z])(roi|fov)(?![a-z])",
+    re.IGNORECASE,
+)
+DERIVED = re.compile(r"contour|boundar|(?<![a-z])edges?(?![a-z])|outline|skelet|background", re.IGNORECASE)
 IDS = re.compile(r"(?<![A-Za-z])ids?(?![A-Za-z])|(?<=[a-z])Ids")  # of label images, beside images of colours
 SIDES = re.compile(r"left|right", re.IGNORECASE)
-PREFERRED = re.compile(r"label|manual|annot|ground|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
+PREFERRED = re.compile(r"label|manual|annot|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
 
 
 class ClassFiles(NamedTuple):
@@ -203,6 +212,7 @@ def _preference(name: str, group: Sequence[str]) -> tuple:
     """A key that is smaller for groups that are more likely the masks of classes."""
     return (
         is_held_out(name),
+        bool(DERIVED.search(name)),
         bool(NOT_PREFERRED.search(name)),
         not PREFERRED.search(name),
         not IDS.search(name),
@@ -384,8 +394,12 @@ def _groups_by_content(root: Path, paths: Sequence[str]) -> dict[str, list[str]]
 
 
 def _has_few_values(path: Path) -> bool:
+    """Whether a file has few values, or, as a mask that JPEG has blurred, few that are not nearly black or white."""
     pixels = mask_pixels(path)
-    return pixels is not None and _num_values(pixels) <= MAX_VALUES
+    if pixels is None:
+        return False
+    is_grey = ((pixels > DARK) & (pixels < LIGHT)).mean()
+    return _num_values(pixels) <= MAX_VALUES or bool(is_jpeg(path) and pixels.max() >= LIGHT and is_grey <= MAX_GREY)
 
 
 def mask_pixels(path: Path) -> np.ndarray | None:
@@ -478,11 +492,12 @@ def _with_folders(path: str, form: IdForm, depths: Sequence[int]) -> str:
 
 
 def _with_numbers(rule: Rule, masks: Sequence[str]) -> Rule:
-    """The rule, or one for names that may end in a number, as x_mask.png and x_mask_1.png, if it fits more masks."""
+    """The rule, or one for names that end in a number, as x_mask_1.png or x_1.png, if it fits more masks."""
     text = rule.pattern or f"([^/]+){re.escape(rule.suffix)}"
-    numbered = Rule(rule.folder, "", re.sub(r"((\\\.\w+)+)$", r"(?:_\\d+)?\1", text))
-    counts = [sum(map(len, each.files(masks).values())) for each in (rule, numbered)]
-    return numbered if counts[1] > counts[0] and set(numbered.files(masks)) <= set(rule.files(masks)) else rule
+    forms = re.sub(r"((\\\.\w+)+)$", r"(?:_\\d+)?\1", text), re.sub(r"_\d+((\\\.\w+)+)$", r"_\\d+\1", text)
+    ids, rules = set(rule.files(masks)), [Rule(rule.folder, "", form) for form in forms]
+    fitting = [each for each in rules if set(each.files(masks)) <= ids]
+    return max([rule, *fitting], key=lambda each: sum(map(len, each.files(masks).values())))
 
 
 def pair_masks(masks: Sequence[str], images: Sequence[str], *, unique: bool = False) -> MaskImages | None:
@@ -500,16 +515,9 @@ def pair_masks(masks: Sequence[str], images: Sequence[str], *, unique: bool = Fa
             continue
         if best is None or found.count > best.count:
             best = found
-        if set(found.ids) >= set(map(id_of, masks)) and _are_copies(found, masks):
+        if set(found.ids) >= set(map(id_of, masks)) and not _left_out(masks, _paths(found.rule.files(masks))):
             break
     return best
-
-
-def _are_copies(found: MaskImages, masks: Sequence[str]) -> bool:
-    """Whether the masks that are none of the rule's, if there are some, are in another format."""
-    paths = {path for each in found.rule.files(masks).values() for path in each}
-    suffixes = {path.rpartition(".")[2] for path in paths}
-    return not any(path.rpartition(".")[2] in suffixes for path in set(masks) - paths)
 
 
 def _pair_by(id_of: IdForm, masks: Sequence[str], images: Sequence[str]) -> MaskImages | None:
@@ -534,8 +542,16 @@ def _pair_by(id_of: IdForm, masks: Sequence[str], images: Sequence[str]) -> Mask
     if is_repeated or count < MIN_MATCHED * len(masks) or len(files.keys() & known.keys()) < MIN_IMAGES * len(files):
         return None
     first = of_masks.families[0]
-    others = tuple(each.shown for each in of_masks.families[1:] if MIN_OTHER * first.ids <= each.ids < len(every))
-    return MaskImages(rule, of_images, count, sorted(files), others)
+    others = [each.shown for each in of_masks.families[1:] if MIN_OTHER * first.ids <= each.ids < len(every)]
+    if len(left := _left_out(masks, _paths(files))) >= MIN_LEFT * len(masks) and not others:
+        others.append(f"{len(left)} such as {left[0]}")
+    return MaskImages(rule, of_images, count, sorted(files), tuple(others))
+
+
+def _left_out(masks: Sequence[str], taken: Collection[str]) -> list[str]:
+    """The masks that are not taken, without copies in another format."""
+    suffixes = {path.rpartition(".")[2] for path in taken}
+    return [path for path in masks if path not in taken and path.rpartition(".")[2] in suffixes]
 
 
 def _paths(files: Mapping[str, Sequence[str]]) -> set[str]:

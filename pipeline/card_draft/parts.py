@@ -225,7 +225,7 @@ def measure(root: Path, found: Parts) -> Measured:
     facts = [("sizes", f"{shown}{' …' if len(sizes) > 3 else ''} (height×width, of {len(headers)} images)")]
     if pictures:
         dtypes = ", ".join(sorted({str(each.dtype) for each in pictures}))
-        low, high = min(float(each.min()) for each in pictures), max(float(each.max()) for each in pictures)
+        low, high = (float(find([find(each) for each in pictures])) for find in (np.nanmin, np.nanmax))
         equal = ", all equal" if grey and channels[-1] > 1 else ""
         facts.append(("pixels", f"{'/'.join(map(str, channels))} channels{equal}, {dtypes}, {low:g} to {high:g}"))
     return Measured(channels == [1], medical, tuple(facts))

@@ -162,10 +162,10 @@ def _known_ids_of(tables: Sequence[Table], paths: Sequence[str]) -> set[str]:
 
 
 def _instead_of_images(listing: Listing) -> str:
-    suffixes = Counter(path.rpartition(".")[2] for path in listing.others)
+    suffixes = Counter(PurePosixPath(path).suffix[1:] for path in listing.others)
     if advice := next(filter(None, (describe_binary(suffix) for suffix, _ in suffixes.most_common())), None):
         return f": {advice}"
-    found = [f".{suffix}" for suffix, _ in suffixes.most_common(3)]
+    found = [f".{suffix}" if suffix else "no suffix (DICOM? name them .dcm)" for suffix, _ in suffixes.most_common(3)]
     return (
         f": there are files of {listed(found)}: give the folder that the images are in" if found else " in this folder"
     )

@@ -76,7 +76,8 @@ def read_coco(
 
     A pixel belongs to a polygon if its centre is inside; an object's polygons are united, so COCO has no holes.
     Polygons are clipped to the image. Runs may be compressed. The pixels of a crowd are ignored: their label is
-    VOID_LABEL. Objects without a polygon of three points or more are left out, and counted in the log.
+    VOID_LABEL; but if all objects are crowds, as some tools export masks, they are objects. Objects without a polygon
+    of three points or more are left out, and counted in the log.
 
     Args:
         folder: of the images.
@@ -96,6 +97,7 @@ def read_coco(
     wanted = [*classes, *filter(None, [void])]
     labels = _labels(path, found.categories, wanted)
     _count_without_area(path, found, labels, wanted)
+    only_crowds = all(each.iscrowd for each in found.annotations)
     annotations, rows = _by_image(path, found, labels), []
     for image in found.images:
         image_id, objects = image_ids.get(image.id), []
@@ -103,7 +105,7 @@ def read_coco(
             _check_size(path, image, size_or_none(image_id, files[image_id], reader))
             for where, each in annotations[image.id]:
                 if (label := labels[each.category_id]) in wanted:
-                    label = VOID_LABEL if each.iscrowd or label == void else label
+                    label = VOID_LABEL if (each.iscrowd and not only_crowds) or label == void else label
                     objects.append((label, dialect.encode(_mask(each.segmentation, image.shape, where))))
         elif annotations[image.id]:  # a missing file is reported later, as for a row of a CSV
             image_id = normalize_id(PurePosixPath(image.file_name).name.removesuffix(suffix))

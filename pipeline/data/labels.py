@@ -294,10 +294,11 @@ def _check_size(mask: np.ndarray, path: Path, sample: Sample, box: Box | None = 
     expected = sample.size if box is None else (box.height, box.width)
     if mask.shape[:2] != expected:
         is_transposed = mask.shape[:2] == expected[::-1]
-        transposed = "; it is transposed: rotate the mask or the image, or change data.exif" if is_transposed else ""
+        turn = "; it is transposed: rotate the mask or the image, or change data.exif"
+        advice = turn if is_transposed else ": resize the masks to their images, by the nearest neighbour"
         raise ImageError(
             f"{path}: mask of {mask.shape[:2]}, its image {sample.path} is {sample.size}: expected one size "
-            f"(height, width){transposed}"
+            f"(height, width){advice}"
         )
     return mask
 

@@ -13,6 +13,7 @@ from pipeline.data.tables import split_packed_objects
 from pipeline.metrics import epoch_metric, selection_metric
 
 FULL_COVERAGE = 0.999  # a mask that covers a larger share of its image counts as full
+MOSTLY_MASKED = 0.7  # share of the pixels of all images; masks may be inverted
 STRIPE_WIDTH = 0.05  # of a constant stripe along a side, as a share of the image's height or width
 
 
@@ -106,6 +107,10 @@ def check_masks(index: pd.DataFrame, card: Competition) -> list[Finding]:
             continue
         empty, full = (coverage == 0).mean(), np.flatnonzero(coverage > FULL_COVERAGE)
         findings.append(Finding("good", of_class, f"{coverage.mean():.2%} of the pixels, {empty:.1%} of them empty"))
+        if card.files.train_masks and len(card.classes) == 1 and coverage.mean() > MOSTLY_MASKED:
+            advice = f"set masks.values = {{ {name} = 0 }} and masks.background = 255"
+            of_all = f"{coverage.mean():.0%} of the pixels"
+            findings.append(Finding("look", of_class, f"{of_all}: if the object is black in the mask files, {advice}"))
         if len(full):
             first = index["image_id"].iloc[full[0]]
             findings.append(Finding("look", of_class, f"{len(full)} cover the whole image, such as '{first}'"))

@@ -25,7 +25,7 @@ def select_in_step(oof: Oof, selections: Sequence[Callable[[Oof], T]]) -> list[T
     """The results of several selections, each equal to that of a call with `oof` alone.
 
     Every pass of a selection is over all images in one order. Each selection has a thread, and the threads take turns:
-    one continues with its next image, then the next thread does. All are therefore at the same image, which is kept until
+    one takes its next image, then the next thread does. All are therefore at the same image, which is kept until
     all have seen it. The progress is that of the first.
 
     Args:

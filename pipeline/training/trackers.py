@@ -278,7 +278,9 @@ class Trackers:
             yield
         except Exception as error:
             self.active.pop(name, None)
-            log.warning("tracker %s is off, the training continues: %s", name, first_line(error) or type(error).__name__)
+            log.warning(
+                "tracker %s is off, the training continues: %s", name, first_line(error) or type(error).__name__
+            )
 
     def _sheet(self, phase: int) -> Path:
         return self.run.folder / f"worst{phase}.png"

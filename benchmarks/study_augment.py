@@ -9,8 +9,8 @@ set has not, and its folds, which share all kinds, cannot show which augmentatio
 images of 256 pixels is left out, because it has more than half of all images. The network and the losses are those of
 configs/nuclei.toml; crops are smaller and updates fewer.
 
-The baseline is the strength "strong", as shipped. Each variant changes one thing of it, "all" several, and "medium" is
-the weaker strength.
+The baseline is the strength "strong" as it was until this study, and "colours" is what it is since. Each variant
+changes one thing of the baseline, "all" several, and "medium" is the weaker strength.
 """
 
 import sys
@@ -32,34 +32,30 @@ study.DATASETS |= {
 study.DERIVED |= dict.fromkeys(KINDS, ("nuclei", None))
 NETWORK = config.Model(decoder_channels=(128, 64, 32, 16, 16))  # of configs/nuclei.toml: lite0, ImageNet weights
 PARTS = (Part({"bce": 1.0, "dice": 1.0}, thirds=2), Part({"lovasz": 1.0, "dice": 0.5}, thirds=1, lr=4e-4))
-STRONG = tuple(STRENGTHS["strong"].transforms(3))
+COLOURED = tuple(STRENGTHS["strong"].transforms(3))
+# Less often in the baseline: hue, shuffled channels, grey, inverted.
+RARE = {"HueSaturationValue": 0.25, "ChannelShuffle": 0.1, "ToGray": 0.1, "InvertImg": 0.05}
+STRONG = tuple(each.model_copy(update={"p": RARE.get(each.name, each.p)}) for each in COLOURED)
 SCALE = {"scale": (0.6, 1.8), "scale_p": 0.6}  # of "strong"; a list has none of its own
 STAINS = Transform(name="HEDJitter", p=0.5, sigma=0.2)
-# Of "strong", more often: hue, shuffled channels, grey, inverted.
-COLOURS = {
-    "HueSaturationValue": {"p": 0.5},
-    "ChannelShuffle": {"p": 0.2},
-    "ToGray": {"p": 0.3},
-    "InvertImg": {"p": 0.25},
-}
-COLOURED = tuple(each.model_copy(update=COLOURS.get(each.name, {})) for each in STRONG)
 MIXES = {"histogram": 0.2, "fourier": 0.2}
 WIDE = {"scale": (0.4, 2.5), "scale_p": 0.8}
 
 
-def augmented(**phase: object) -> Variant:
+def augmented(augment: str | tuple[Transform, ...] = STRONG, **phase: object) -> Variant:
     """The shipped network with other options of augmentation."""
-    return Variant(PARTS, NETWORK, phase)
+    scale = {} if isinstance(augment, str) else SCALE
+    return Variant(PARTS, NETWORK, {"augment": augment, **scale, **phase})
 
 
 VARIANTS = {
     "strong": augmented(),
-    "colours": augmented(augment=COLOURED, **SCALE),
+    "colours": augmented(COLOURED),
     "mixes": augmented(mix=MIXES),
     "wide_scale": augmented(**WIDE),
-    "all": augmented(augment=(*COLOURED, STAINS), mix=MIXES, **WIDE),
-    "stains": augmented(augment=(*STRONG, STAINS), **SCALE),
-    "medium": augmented(augment="medium"),
+    "all": augmented((*COLOURED, STAINS), mix=MIXES, **WIDE),
+    "stains": augmented((*STRONG, STAINS)),
+    "medium": augmented("medium"),
 }
 STUDY = Study(
     "augment",

@@ -658,3 +658,13 @@ def plasma_cells(root: Path) -> None:
         for cell in range(1, labels.max() + 1) if part == "train" else ():
             mask = (labels == cell).astype(np.uint8) * (20 if cell % 2 else 40)
             write(root / f"train/y/{number + 100}_{cell}.bmp", mask)
+
+
+@layout
+def surgical_organs(root: Path) -> None:
+    """Folders of organs and operations, with images and masks named by a word and a number."""
+    for number in range(TRAIN):
+        image, labels = blobs(number)
+        folder = root / f"{('colon', 'liver', 'spleen')[number % 3]}/{2 + number % 2:02}"
+        write(folder / f"image{20 + number // 6:02}.png", image)
+        write(folder / f"mask{20 + number // 6:02}.png", labels * 255)

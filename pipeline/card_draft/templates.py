@@ -19,7 +19,8 @@ NUM_IDS = 40  # that are searched in all paths
 NUM_SPLIT = 12  # ids that are searched in pieces, which takes longer
 NUM_TRIED = 4  # ids, to see whether they are in pieces at all
 MAX_PIECES = 3  # of an id
-AFTER_GAP, AFTER_LETTER = "(?<![A-Za-z0-9])", "(?<![^A-Za-z])"  # regular expressions of what is before an id
+# Regular expressions of what is before an id, or a piece of it.
+AFTER_GAP, AFTER_LETTER, AFTER_BOTH = "(?<![A-Za-z0-9])", "(?<![^A-Za-z])", "(?<![0-9])"
 MIN_SHARE = 0.95  # of the ids must have a file of a template
 PIECES = "\1\2\3"  # in a template: a piece of the id
 NUMBER, ANYTHING = "\5", "\6"  # in a template: digits, or any text, that differ from id to id
@@ -107,12 +108,13 @@ def _marked(pieces: Sequence[str], paths: Iterable[str], after: str = AFTER_GAP)
 def _marked_pieces(image_id: str, paths: Sequence[str]) -> tuple[tuple[str, ...], set[str]] | None:
     """An id's pieces, and the paths that contain them; None if there are no such paths."""
     words = image_id.split("_")
-    for count in range(2, min(MAX_PIECES, len(words)) + 1):
-        for ends in combinations(range(1, len(words)), count - 1):
-            places = [0, *ends, len(words)]
-            pieces = tuple("_".join(words[start:end]) for start, end in pairwise(places))
-            if found := _marked(pieces, paths):
-                return pieces, found
+    for after in (AFTER_GAP, AFTER_BOTH) if words[-1].isdigit() else (AFTER_GAP,):
+        for count in range(2, min(MAX_PIECES, len(words)) + 1):
+            for ends in combinations(range(1, len(words)), count - 1):
+                places = [0, *ends, len(words)]
+                pieces = tuple("_".join(words[start:end]) for start, end in pairwise(places))
+                if found := _marked(pieces, paths, after):
+                    return pieces, found
     return None
 
 

@@ -306,6 +306,15 @@ def test_a_few_grey_objects_in_jpeg_masks_are_a_class(tmp_path):
     assert key.reason.startswith("JPEG blurs values, and these are not black and white")
 
 
+def test_a_pattern_by_which_an_id_has_several_images_is_marked(tmp_path):
+    train_images(tmp_path, lambda number: f"images/s{number}_w1{7919 * (number + 1) % 65521:04x}.png")
+    masks = train_images(tmp_path, lambda number: f"images/s{number}_w2{104729 * (number + 1) % 65521:04x}.png")
+    for number, each in masks.items():
+        write(tmp_path / f"masks/s{number}.png", each * 255)
+    (key,) = [key for key in draft_card(list_files(tmp_path), "x").unsure if key.name == "files.pattern"]
+    assert f"but {COUNT} ids have several: images/s0_w11eef.png and images/s0_w2" in key.reason
+
+
 def test_one_mask_with_another_value_does_not_make_white_ignored(tmp_path):
     for number, each in train_images(tmp_path, "images/s{}.png".format).items():
         write(tmp_path / f"masks/s{number}.png", each * (255 if number else 7))

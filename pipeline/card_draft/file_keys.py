@@ -41,7 +41,8 @@ def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
             yield Key("files.channel_path", images.channel_path, reason, pages <= 1)
         yield Key("files.channels", list(images.channels), reason, pages <= 1)
     elif rule.pattern is not None:
-        yield Key("files.pattern", rule.pattern, f"{len(found.train)} training and {len(found.test)} test files")
+        reason, repeated = f"{len(found.train)} training and {len(found.test)} test files", _repeated(found)
+        yield Key("files.pattern", rule.pattern, f"{reason}{repeated}", not repeated)
     elif rule.suffix != ".png":
         yield Key("files.suffix", rule.suffix, f"{len(found.train)} files are named id + suffix")
     if images.slice_pattern:
@@ -70,6 +71,19 @@ def _label_keys(sources: Sources) -> Iterator[Key]:
             yield Key("files.mask_pattern", rule.pattern, f"{len(sources.masks.ids)} images have such a mask")
         elif rule.suffix != ".png":
             yield Key("files.mask_suffix", rule.suffix, f"{len(sources.masks.ids)} masks are named id + suffix")
+
+
+def _repeated(found: Parts) -> str:
+    """What to do if several files are the image of one id; "" if none are."""
+    repeated = [(image_id, paths) for image_id, paths in found.train.items() if len(paths) > 1]
+    if not repeated or found.images.slice_pattern:
+        return ""
+    image_id, paths = repeated[0]
+    files = " and ".join(shortened(path, 60) for path in paths[:2])
+    return (
+        f", but {len(repeated)} ids have several: {files} are both '{shortened(image_id, 30)}'. Correct the pattern, "
+        "or name the files of an id as files.channels"
+    )
 
 
 def _num_pages(found: Parts) -> int:

@@ -473,7 +473,7 @@ MISTAKES = {
 def test_inverted_masks_are_pointed_out_with_the_keys_that_correct_them(tiny, capsys):
     write_mask_files(lambda masks: [1 - mask for mask in masks])
     name = load_card("tiny.toml").classes[0]
-    advice = f"masks.values = {{ {name} = 0 }} and masks.background = 255"
+    advice = f"masks.values = {{ {name} = 0 }}, and masks.background to the other value"
     _, out, _ = doctor(capsys)
     assert f"if the object is black in the mask files, set {advice}" in " ".join(out.split())
     with Path("tiny.toml").open("a") as card:

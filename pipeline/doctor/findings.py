@@ -108,7 +108,7 @@ def check_masks(index: pd.DataFrame, card: Competition) -> list[Finding]:
         empty, full = (coverage == 0).mean(), np.flatnonzero(coverage > FULL_COVERAGE)
         findings.append(Finding("good", of_class, f"{coverage.mean():.2%} of the pixels, {empty:.1%} of them empty"))
         if card.files.train_masks and len(card.classes) == 1 and coverage.mean() > MOSTLY_MASKED:
-            advice = f"set masks.values = {{ {name} = 0 }} and masks.background = 255"
+            advice = f"set masks.values = {{ {name} = 0 }}, and masks.background to the other value"
             of_all = f"{coverage.mean():.0%} of the pixels"
             findings.append(Finding("look", of_class, f"{of_all}: if the object is black in the mask files, {advice}"))
         if len(full):

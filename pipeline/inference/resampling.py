@@ -1,5 +1,8 @@
 """Images and probabilities at another size, as tensors."""
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,13 +32,19 @@ def _resize_rows(values: Tensor, height: int) -> Tensor:
     """Values (N, C, H, W) as (N, C, height, W)."""
     if values.shape[2] == height:
         return values
-    found = taps(0, height, values.shape[2], height)
-    indices = torch.from_numpy(found.indices.T.copy()).to(values.device)
-    weights = torch.from_numpy(found.weights.T[..., None].copy()).to(values)
-    resized = values.index_select(2, indices[0]).mul_(weights[0])
-    for index, weight in zip(indices[1:], weights[1:], strict=True):
-        resized.addcmul_(values.index_select(2, index), weight)
+    first, *others = zip(*_taps_on(values.device, values.shape[2], height), strict=True)
+    resized = values.index_select(2, first[0]).mul_(first[1])
+    for rows, weights in others:
+        resized.addcmul_(values.index_select(2, rows), weights)
     return resized
+
+
+@lru_cache(maxsize=64)
+def _taps_on(device: torch.device, source: int, target: int) -> tuple[Tensor, Tensor]:
+    """The taps of a whole axis: rows (taps, target) int64, and weights (taps, target, 1) float32."""
+    found = taps(0, target, source, target)
+    rows, weights = (torch.from_numpy(np.ascontiguousarray(each.T)).to(device) for each in found)
+    return rows, weights[..., None]
 
 
 def scale_images(images: Tensor, factor: float) -> Tensor:

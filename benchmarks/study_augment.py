@@ -9,11 +9,12 @@ set has not, and its folds, which share all kinds, cannot show which augmentatio
 images of 256 pixels is left out, because it has more than half of all images. The network and the losses are those of
 configs/nuclei.toml; crops are smaller and updates fewer.
 
-The baseline is the strength "strong" as it was until this study, and "colours" is what it is since. Each variant
-changes one thing of the baseline, "all" several, and "medium" is the weaker strength.
+The baseline is the strength "strong", as shipped. Each variant changes one thing of it, "colours" and "all" several,
+and "medium" is the weaker strength.
 """
 
 import sys
+from collections.abc import Mapping
 
 import study
 from study import Comparison, Dataset, Part, Study, Variant
@@ -32,14 +33,18 @@ study.DATASETS |= {
 study.DERIVED |= dict.fromkeys(KINDS, ("nuclei", None))
 NETWORK = config.Model(decoder_channels=(128, 64, 32, 16, 16))  # of configs/nuclei.toml: lite0, ImageNet weights
 PARTS = (Part({"bce": 1.0, "dice": 1.0}, thirds=2), Part({"lovasz": 1.0, "dice": 0.5}, thirds=1, lr=4e-4))
-COLOURED = tuple(STRENGTHS["strong"].transforms(3))
-# Less often in the baseline: hue, shuffled channels, grey, inverted.
-RARE = {"HueSaturationValue": 0.25, "ChannelShuffle": 0.1, "ToGray": 0.1, "InvertImg": 0.05}
-STRONG = tuple(each.model_copy(update={"p": RARE.get(each.name, each.p)}) for each in COLOURED)
+STRONG = tuple(STRENGTHS["strong"].transforms(3))
+HUES = {"HueSaturationValue": 0.5, "ChannelShuffle": 0.2, "ToGray": 0.3}  # in "strong" .25, .1 and .1
+INVERTED = {"InvertImg": 0.25}  # in "strong" .05
 SCALE = {"scale": (0.6, 1.8), "scale_p": 0.6}  # of "strong"; a list has none of its own
 STAINS = Transform(name="HEDJitter", p=0.5, sigma=0.2)
 MIXES = {"histogram": 0.2, "fourier": 0.2}
 WIDE = {"scale": (0.4, 2.5), "scale_p": 0.8}
+
+
+def more_often(chances: Mapping[str, float]) -> tuple[Transform, ...]:
+    """The transforms of "strong", some with another probability."""
+    return tuple(each.model_copy(update={"p": chances.get(each.name, each.p)}) for each in STRONG)
 
 
 def augmented(augment: str | tuple[Transform, ...] = STRONG, **phase: object) -> Variant:
@@ -50,10 +55,11 @@ def augmented(augment: str | tuple[Transform, ...] = STRONG, **phase: object) ->
 
 VARIANTS = {
     "strong": augmented(),
-    "colours": augmented(COLOURED),
+    "hues": augmented(more_often(HUES)),
+    "colours": augmented(more_often(HUES | INVERTED)),
     "mixes": augmented(mix=MIXES),
     "wide_scale": augmented(**WIDE),
-    "all": augmented((*COLOURED, STAINS), mix=MIXES, **WIDE),
+    "all": augmented((*more_often(HUES | INVERTED), STAINS), mix=MIXES, **WIDE),
     "stains": augmented((*STRONG, STAINS)),
     "medium": augmented("medium"),
 }

@@ -160,7 +160,7 @@ def test_void_is_not_counted_as_mask_in_a_window(tmp_path):
 
 def test_a_resized_pixel_is_void_if_most_of_its_area_is_void():
     masks = np.array([[[255, 255, 1, 1], [255, 0, 1, 255]]], np.uint8)
-    assert resize_masks(masks, (1, 2)).tolist() == [[[255, 1]]]
+    assert resize_masks(masks, (1, 2), exclusive=False).tolist() == [[[255, 1]]]
 
 
 def test_crops_with_boundaries_between_objects_are_refused_before_training(tmp_path, monkeypatch):

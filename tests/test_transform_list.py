@@ -136,9 +136,9 @@ NO_LIMITS = {"brightness_limit": 0, "contrast_limit": 0}
         ({"name": "ElasticTransform", "alpha": "a lot"}, "0: ElasticTransform cannot be made: alpha: Input should be"),
         ({"name": "GaussNoise", "std_range": [0.2, 0.1]}, "std_range: First value should be less than the second"),
         ({"name": "RandomScale"}, "0: RandomScale changes the size of an image, which crop and scale of the phase"),
-        ({"name": "Normalize"}, "0: Normalize is no transform of a list: the model does that: take it out"),
+        ({"name": "Normalize"}, "0: Normalize cannot be in a list of transforms: the model does that: take it out"),
         ({"name": "ToFloat"}, "0: ToFloat changes an image of uint8 to .* float32: take it out"),
-        ({"name": "FDA"}, "0: FDA is no transform of a list: set the phase's mix instead"),
+        ({"name": "FDA"}, "0: FDA cannot be in a list of transforms: set the phase's mix instead"),
         (
             {"name": "OverlayElements"},
             "OverlayElements needs overlay_metadata, which a list cannot give: take it out",

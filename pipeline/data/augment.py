@@ -75,19 +75,18 @@ def _strong(channels: int) -> list[Transform]:
     return [
         Transform(name="D4", p=1),
         Transform(name="Affine", p=0.25, rotate=(-25, 25), shear=(-8, 8), border_mode=REFLECT),
-        *(COLOURS if channels == 3 else []),
+        *(_COLOURS if channels == 3 else []),
         Transform(name="RandomBrightnessContrast", p=0.5, brightness_limit=0.3, contrast_limit=0.3),
         Transform(name="RandomGamma", p=0.3, gamma_limit=(50, 200)),
-        Transform(name="InvertImg", p=0.25 if channels == 3 else 0.05),
+        Transform(name="InvertImg", p=0.05),
         _BLUR,
     ]
 
 
-# Frequent, because they are what carries over to stains that were not trained on: docs/studies/augmentation.md.
-COLOURS = [
-    Transform(name="HueSaturationValue", p=0.5, hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20),
-    Transform(name="ChannelShuffle", p=0.2),
-    Transform(name="ToGray", p=0.3),
+_COLOURS = [
+    Transform(name="HueSaturationValue", p=0.25, hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20),
+    Transform(name="ChannelShuffle", p=0.1),
+    Transform(name="ToGray", p=0.1),
 ]
 
 _BLUR = Transform(

@@ -393,6 +393,11 @@ class Competition(Table):
         return metric_kind(self.metric) == "volumes"
 
     @property
+    def has_object_rows(self) -> bool:
+        """Whether each row of a submission is one object."""
+        return self.instances and not self.columns.packed_objects
+
+    @property
     def training_layouts(self) -> tuple[Columns, ...]:
         """The column layouts that the training CSV may have."""
         return self.train_columns or (self.columns,)

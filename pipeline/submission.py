@@ -90,7 +90,7 @@ def write_texts(
             written += len(shown)
             empty += all(text.strip() in ("", card.dialect.empty.strip()) for text in shown)
         file.flush()
-        if not card.instances or card.columns.packed_objects:
+        if not card.has_object_rows:
             check_keys(partial, card, table[card.columns.keys])
     return SubmissionSummary(written, empty, len(rows))
 
@@ -223,7 +223,7 @@ def check_submission(path: Path, card: Competition, sample: Path, size_of: SizeO
     if (came := read_header(path)) != header:
         raise ValueError(f"{path}: columns {listed(came)}, but the sample submission has {listed(header)}")
     ids = sample_rows(card, sample)
-    if card.instances and not card.columns.packed_objects:
+    if card.has_object_rows:
         _check_ids(path, found[card.columns.id], expected[card.columns.id])
     else:
         check_keys(path, card, expected[card.columns.keys].loc[ids.index])
@@ -233,7 +233,7 @@ def check_submission(path: Path, card: Competition, sample: Path, size_of: SizeO
         written = rows[~rows["rle"].isin(untouched)]
         if size and len(written):
             runs = parse_rows(written, path, card.dialect, [size] * len(written))
-            if card.instances and not card.columns.packed_objects:
+            if card.has_object_rows:
                 _check_overlap(runs, written["line"].tolist(), f"{path}: image '{shortened(image_id)}'")
 
 

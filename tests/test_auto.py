@@ -345,7 +345,7 @@ def test_the_limit_of_a_resumed_training_counts_its_epochs_before_the_stop(tiny,
     timer.save(plan=timer.state.plan._replace(folds=1))
     with pytest.raises(KeyboardInterrupt):
         automating._train_fold(timer, job, 0)
-    monkeypatch.setattr(automating, "trained_seconds", lambda *_: 100.0)
+    monkeypatch.setattr(automating, "epoch_seconds", lambda *_: [60.0, 40.0])
     with pytest.raises(KeyboardInterrupt):
         automating._train_fold(timer, job, 0)
     assert limits[1] - limits[0] == pytest.approx(100, abs=20)  # what passed between the two calls

@@ -49,10 +49,8 @@ def find_classes(
             codes = codes._replace(values=tuple(value for value in codes.values if value not in (0, (0, 0, 0))))
         if codes.kind == "unknown" and len(names) > 1:
             raise ValueError(f"{listing.root}: mask images of {len(names)} classes: {codes.evidence}")
-    keys = list(_classes_of_codes(codes, names, files)) if codes and codes.kind == "classes" else []
-    keys = [key for key in keys if exclusive or key.name != "exclusive"]
-    if keys:
-        return keys, codes
+    if codes and codes.kind == "classes":
+        return list(_classes_of_codes(codes, names, files, exclusive=exclusive)), codes
     if names:
         sure = sources.outlines is None or len(sources.outlines.classes) == len(names)
         reason = "of the tables" if sources.outlines is None else _describe_outlines(sources)
@@ -102,8 +100,14 @@ def _describe_outlines(sources: Sources) -> str:
     return f"objects in {sources.outlines.name}: {counts}; others are left out"
 
 
-def _classes_of_codes(codes: MaskCodes, names: Sequence[str], files: Sequence[ClassNames]) -> Iterator[Key]:
-    """Classes of mask images with a value each; the value of each class is a guess unless a file tells it."""
+def _classes_of_codes(
+    codes: MaskCodes, names: Sequence[str], files: Sequence[ClassNames], *, exclusive: bool
+) -> Iterator[Key]:
+    """Classes of mask images with a value each; the value of each class is a guess unless a file tells it.
+
+    Args:
+        exclusive: each image has one mask image, so each pixel one value.
+    """
     values = list(codes.values)
     rows = next((list(each.by_value.values()) for each in files if _has_colours(each)), [])
     sure_files = [each for each in files if each.is_sure or not names]
@@ -125,7 +129,7 @@ def _classes_of_codes(codes: MaskCodes, names: Sequence[str], files: Sequence[Cl
         named = {f"class {_shown_value(value)}": value for value in values}
         reason, sure = f"no file names the classes; {codes.evidence}", False
     yield Key("classes", list(named), reason, sure)
-    if len(named) > 1 and set(values) <= set(named.values()):
+    if exclusive and len(named) > 1 and set(values) <= set(named.values()):
         yield Key("exclusive", True, f"each pixel of a mask image has one value; {codes.evidence}")
     listed_values = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
     yield Key("masks.values", listed_values, reason, sure)

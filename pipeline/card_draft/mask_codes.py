@@ -73,20 +73,23 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
     some = _small_images(spread(paths, NUM_MASKS), SOME_PIXELS)
     if some and all(map(_is_binary, some)):
         return MaskCodes("binary", (), None, f"0 and 1, or 0 and white, in {len(some)} of {len(some)} masks")
-    found = [values for path in some if (values := _values_of(path)) is not None]
+    values = {path: _values_of(path) for path in some}
+    found = [each for each in values.values() if each is not None]
     if not found:
         return MaskCodes("unknown", (), None, "no mask image could be read", is_sure=False)
     codes = _codes_of(some, found, of_objects=of_objects, num_classes=num_classes)
-    if codes.kind != "classes" or len(paths) == len(some):
+    if codes.kind != "classes":
         return codes
-    return _codes_of(some, _read_all(paths, some), of_objects=of_objects, num_classes=num_classes)
+    every = _all_images(paths, some)
+    values |= {path: _values_of(path) for path in every if path not in values}
+    found = [each for path in every if (each := values[path]) is not None]
+    return _codes_of(some, found, of_objects=of_objects, num_classes=num_classes)
 
 
-def _read_all(paths: Sequence[Path], some: Sequence[Path]) -> list[Counter]:
-    """The values of as many masks as are read in some minutes at most."""
+def _all_images(paths: Sequence[Path], some: Sequence[Path]) -> list[Path]:
+    """The images of as many masks as are read in some minutes at most."""
     pixels = max(1, *(header.height * header.width for header in map(read_header, some)))
-    every = _small_images(spread(paths, max(NUM_MASKS, int(ALL_PIXELS // pixels))), ALL_PIXELS)
-    return [values for path in every if (values := _values_of(path)) is not None]
+    return _small_images(spread(paths, max(NUM_MASKS, int(ALL_PIXELS // pixels))), ALL_PIXELS)
 
 
 def _codes_of(

@@ -398,8 +398,10 @@ def _has_few_values(path: Path) -> bool:
     pixels = mask_pixels(path)
     if pixels is None:
         return False
-    is_grey = ((pixels > DARK) & (pixels < LIGHT)).mean()
-    return _num_values(pixels) <= MAX_VALUES or bool(is_jpeg(path) and pixels.max() >= LIGHT and is_grey <= MAX_GREY)
+    if _num_values(pixels) <= MAX_VALUES:
+        return True
+    is_grey = (pixels > DARK) & (pixels < LIGHT)
+    return bool(pixels.max() >= LIGHT and is_grey.mean() <= MAX_GREY) and is_jpeg(path)
 
 
 def mask_pixels(path: Path) -> np.ndarray | None:

@@ -50,7 +50,7 @@ from pipeline.stages.drafting_config import DraftedConfig, config_file, config_h
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context, with_folds
 from pipeline.stages.reporting import report
-from pipeline.stages.training import predict_test, read_history, train_fold, trained_seconds
+from pipeline.stages.training import epoch_seconds, predict_test, train_fold
 from pipeline.stages.trial import measure_costs
 
 log = logging.getLogger(__name__)
@@ -385,7 +385,7 @@ def _train_fold(timer: BudgetClock, job: Job, fold: int) -> None:
     context = make_context(job.config(plan, fold + 1))
     training = fold_training(plan, counts, costs)
     rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
-    before = trained_seconds(context, fold)  # by a stopped run: the limit is of all epochs of the fold
+    before = sum(epoch_seconds(context, fold))  # by a stopped run: the limit is of all epochs of the fold
     limit = timer.left + before - rest - MARGIN * timer.budget - BETWEEN
     if fold + 1 < plan.folds and not timer.state.is_given:
         limit = min(limit, SLACK * training)
@@ -408,7 +408,7 @@ def _limited(context: Context, seconds: float) -> Context:
 
 def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Costs) -> Costs:
     """The costs, corrected by the time that the epochs of a fold took."""
-    epochs = [line["seconds"] for line in read_history(context, fold) if "candidate" not in line]
+    epochs = epoch_seconds(context, fold)
     all_epochs = sum(phase.epochs for phase in context.cfg.train.phases)
     ratio = sum(epochs) / (fold_training(plan, counts, costs) * len(epochs) / all_epochs)
     return costs._replace(update=costs.update * ratio, predict=costs.predict * ratio)

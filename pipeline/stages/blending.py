@@ -211,7 +211,7 @@ def _read(path: Path, card: Competition, sample: Path) -> Submission:
     rows = read_rows(path, [card.columns], card.classes)
     rows["cell"] = read_table(path, [card.columns.rle])[card.columns.rle].to_numpy()
     keys = list(zip(rows["image_id"], rows["label"], strict=True))
-    has_several = card.several_rows or (card.instances and not card.columns.packed_objects)
+    has_several = card.several_rows or card.has_object_rows
     cells: dict[Key, list[str]] = {}
     lines: dict[Key, int] = {}
     for key, cell, line in zip(keys, rows["cell"], rows["line"].tolist(), strict=True):

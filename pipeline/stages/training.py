@@ -579,8 +579,8 @@ def read_history(context: Context, fold: Fold) -> list[dict[str, Any]]:
     return lines
 
 
-def trained_seconds(context: Context, fold: Fold) -> float:
-    """Seconds of the epochs that a fold has trained so far, with their validations; 0 before the first one.
+def epoch_seconds(context: Context, fold: Fold) -> list[float]:
+    """Seconds of each epoch that a fold has trained so far, with its validation; none before the first one.
 
     Raises:
         ValueError: if metrics.jsonl is damaged.
@@ -588,7 +588,7 @@ def trained_seconds(context: Context, fold: Fold) -> float:
     folder = context.paths.fold(fold)
     path = folder / "metrics.jsonl"
     lines = read_json_lines(path, f"remove {folder} and train the fold again", Epoch) if path.is_file() else []
-    return sum(line["seconds"] for line in lines if "candidate" not in line)
+    return [line["seconds"] for line in lines if "candidate" not in line]
 
 
 def fold_row(context: Context, fold: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.cli import main
 from pipeline.training import batch_size, step_memory, trainer
 from pipeline.training.batch_size import choose_batch_size
 from pipeline.training.checkpoint import load_weights, read_record
-from pipeline.training.distributed import Processes
+from pipeline.training.distributed import Processes, processes
 from pipeline.training.step_memory import most_images
 from pipeline.training.trainer import Trainer
 from tests.fitting import RUN, fit_tiny, history, job_of_tiny, stopped_after
@@ -267,6 +267,22 @@ def test_the_memory_of_an_update_grows_with_its_images(tiny, monkeypatch):
     two, four, eight = said[::2]
     assert eight - four == pytest.approx(2 * (four - two))
     assert four > two > 5 * sum(each.nbytes for each in job.model.parameters())
+
+
+def test_the_memory_of_a_step_is_measured_on_few_images(tiny, monkeypatch):
+    trained = []
+    monkeypatch.setattr(trainer.Trainer, "train_on_copies", lambda self, images, updates: trained.append(images))
+    step_memory.log_checkpointing(job_of_tiny("train.batch_size=64"), processes())
+    assert trained == [2, 2]
+
+
+def test_a_gpu_without_room_for_the_network_names_the_encoder(tiny, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "ModelEmaV3", full)
+    with pytest.raises(ValueError, match=r"full before the first update of phase 1, .* a smaller model\.encoder"):
+        fit_tiny()
 
 
 def test_a_gpu_that_is_full_names_batch_crop_and_checkpointing_in_this_order(tiny, monkeypatch):

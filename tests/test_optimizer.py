@@ -10,6 +10,7 @@ from torch import nn
 from pipeline import config, stages
 from pipeline.config import Phase, Train
 from pipeline.models import build_model
+from pipeline.training import optimizer as optimizer_module
 from pipeline.training.optimizer import (
     build_optimizer,
     check_optimizer,
@@ -119,12 +120,38 @@ def test_the_rate_of_a_group_scales_its_steps():
         ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, r"sgd cannot be used here \(.*momentum"),
         ({"optimizer": "fusedadam"}, r"fusedadam cannot be used here \("),
         ({"optimizer": "adahessian"}, r"adahessian cannot be used here \("),
+        ({"optimizer": "muon", "optimizer_options": {"ns_steps": 2.5}}, r"muon cannot be used here \("),
     ],
 )
 def test_a_wrong_optimizer_or_option_is_one_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
         check_optimizer(Train(phases=(phase(),), **options))
     assert "\n" not in str(error.value)
+
+
+def test_a_whole_number_of_an_option_stays_one():
+    # Muon takes it as the number of its Newton and Schulz steps.
+    cfg = Train(phases=(phase(),), optimizer="muon", optimizer_options={"ns_steps": 3, "nesterov": False})
+    assert [type(value) for value in cfg.optimizer_options.values()] == [int, bool]
+    check_optimizer(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+def test_kron_makes_the_same_updates_whatever_the_process_draws():
+    # Each process of torchrun draws other numbers, and has to have the same weights.
+    def trained(seed):
+        weight = torch.nn.Parameter(torch.eye(8))
+        cfg = Train(phases=(phase(),), optimizer="kron")
+        optimizer = optimizer_module._create([{"params": [weight]}], cfg, lr=0.1)
+        torch.manual_seed(seed)
+        for step in range(4):
+            weight.grad = torch.linspace(-1, 1 + step, 64).reshape(8, 8)
+            optimizer.step()
+        return weight.detach()
+
+    assert torch.equal(trained(0), trained(1))
+    assert not torch.equal(trained(0), torch.eye(8))
 
 
 def test_layer_decay_without_known_layers_is_refused(tiny, monkeypatch):

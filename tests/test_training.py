@@ -26,6 +26,7 @@ from pipeline.stages.training import _log_threshold_shift, announce_training
 from pipeline.training import trainer
 from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
 from pipeline.training.distributed import processes
+from pipeline.training.freezing import frozen_layers
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.optimizer import learning_rate
 from pipeline.training.train_state import TrainState
@@ -462,6 +463,15 @@ def test_median_best_epochs_refuse_folds_that_are_not_trained_to_the_end():
         median_best_epochs([history_with_best(4, 2), history_with_best(7)])
     with pytest.raises(ValueError, match="no fold is trained"):
         median_best_epochs([])
+
+
+def test_the_encoder_trains_in_a_full_fit_whose_folds_had_fewer_epochs_by_a_time_limit():
+    phase = config.Phase(loss={"bce": 1.0}, epochs=12, lr=0.1, freeze_encoder=4, unfreeze_epochs=3)
+    limited = with_epochs(config.Train(phases=(phase,), max_minutes=5), (4,)).phases[0]
+    assert [frozen_layers(limited, epoch, 4) for epoch in range(4)] == [4, 2, 0, 0]
+    # Without a limit, the best epoch is an epoch of a fold, with the layers frozen that were frozen there.
+    early = with_epochs(config.Train(phases=(phase,)), (3,)).phases[0]
+    assert [frozen_layers(early, epoch, 4) for epoch in range(3)] == [4, 4, 4]
 
 
 def test_with_epochs_rounds_up_to_whole_cycles(tiny):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from pipeline.data.reader import LARGE
 from pipeline.data.sample import samples_of
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.metrics import VOID
@@ -19,17 +20,18 @@ COLUMNS = 4
 def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Validation, path: Path) -> None:
     """Predict the images with the lowest scores again, and draw them with the outlines of target and prediction.
 
-    Nothing is drawn of images that are read by window (`predict.tiles`): they are too large for a sheet.
+    Nothing is drawn of images of more than LARGE pixels.
 
     Args:
         precision: as `hardware.precision`.
         validation: of this model; the outlines are those at its best threshold.
         path: of the PNG to write.
     """
-    if data.tiles:
-        return
-    predictor = Predictor(model, ("identity",), precision, exclusive=data.labels.exclusive)
     rows = data.valid_index.set_index("image_id", drop=False).loc[[image_id for image_id, _ in validation.worst]]
+    if (rows["height"] * rows["width"]).max() > LARGE:
+        return
+    options = {"exclusive": data.labels.exclusive, "tiles": data.tiles, "batch_size": data.batch_size}
+    predictor = Predictor(model, ("identity",), precision, **options)
     options = {"reader": data.reader, "batch_size": data.batch_size, "workers": 0, "size": data.labels.size}
     found = dict(predict_images(predictor, rows, what="worst images", **options))
     panels = []

@@ -40,6 +40,8 @@ def median_best_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[i
 def with_epochs(cfg: config.Train, epochs: Sequence[int]) -> config.Train:
     """The config with other numbers of epochs, rounded up so that each cycle has whole epochs.
 
+    With a time limit, which may have lowered the folds' epochs, an encoder is frozen for the same share of a phase.
+
     Args:
         epochs: one number per phase.
 
@@ -49,7 +51,15 @@ def with_epochs(cfg: config.Train, epochs: Sequence[int]) -> config.Train:
     if len(epochs) != len(cfg.phases):
         raise ValueError(f"epochs {list(epochs)} for {len(cfg.phases)} phases: expected one number per phase")
     phases = (
-        phase.model_copy(update={"epochs": math.ceil(number / phase.cycles) * phase.cycles})
+        phase.model_copy(update={"epochs": math.ceil(number / phase.cycles) * phase.cycles, **freezing})
         for phase, number in zip(cfg.phases, epochs, strict=True)
+        for freezing in [_freezing(phase, number) if cfg.max_minutes else {}]
     )
     return cfg.model_copy(update={"phases": tuple(phases)})
+
+
+def _freezing(phase: config.Phase, epochs: int) -> dict[str, int]:
+    """The numbers of epochs with frozen layers, for another number of epochs."""
+    if phase.freeze_encoder is True:
+        return {}
+    return {name: getattr(phase, name) * epochs // phase.epochs for name in ("freeze_encoder", "unfreeze_epochs")}

@@ -17,6 +17,12 @@ from pipeline.quoting import first_line, shortened
 from pipeline.schema import did_you_mean
 
 SET_BY_CONFIG = ("params", "lr", "weight_decay")  # arguments of optimizers that are other options of a config
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "adamw": {"fused": True},  # faster; of the same result
+    # Else it draws from the process's generator, and the weights of the processes of torchrun would drift apart.
+    "kron": {"deterministic": True},
+}
+PROBED = 8  # rows and columns of the weight that `check_optimizer` changes: Muon treats smaller ones as AdamW does
 
 
 def build_optimizer(model: nn.Module, phase: config.Phase, cfg: config.Train, encoder: str) -> torch.optim.Optimizer:
@@ -34,8 +40,7 @@ def build_optimizer(model: nn.Module, phase: config.Phase, cfg: config.Train, en
 
 
 def _create(groups: list[dict[str, Any]], cfg: config.Train, lr: float) -> torch.optim.Optimizer:
-    options = {"fused": True} if cfg.optimizer == "adamw" else {}  # faster; of the same result
-    options |= cfg.optimizer_options
+    options = DEFAULTS.get(cfg.optimizer, {}) | cfg.optimizer_options
     return create_optimizer_v2(groups, cfg.optimizer, lr=lr, weight_decay=cfg.weight_decay, **options)
 
 
@@ -63,9 +68,9 @@ def check_optimizer(cfg: config.Train) -> None:
 
 
 def _make_step(cfg: config.Train) -> None:
-    weight = nn.Parameter(torch.ones(2, 2))
+    weight = nn.Parameter(torch.ones(PROBED, PROBED))
     optimizer = _create([{"params": [weight]}], cfg, lr=1e-3)
-    weight.grad = torch.ones(2, 2)
+    weight.grad = torch.ones(PROBED, PROBED)
     optimizer.step()
 
 

@@ -78,8 +78,7 @@ def check_memory(job: TrainJob, images: int, device: torch.device) -> None:
     if device.type != "cpu":
         return
     weights = sum(each.nbytes for each in job.model.parameters())
-    activations = _activations(job, LEAST_IMAGES, device) * images / LEAST_IMAGES
-    needed, free = ACTIVATIONS * activations + WEIGHTS * weights, free_memory()
+    needed, free = ACTIVATIONS * _activations(job, images, device) + WEIGHTS * weights, free_memory()
     if needed > free:
         crop = job.cfg.phases[0].crop
         what = f"crops of {crop}×{crop}" if crop else "whole images"
@@ -90,21 +89,24 @@ def check_memory(job: TrainJob, images: int, device: torch.device) -> None:
         )
 
 
-def _activations(job: TrainJob, images: int, device: torch.device) -> int:
-    """Bytes that a step of the first phase keeps for the backward pass, most of what it needs."""
+def _activations(job: TrainJob, images: int, device: torch.device) -> float:
+    """Bytes that a step of the first phase keeps for the backward pass, most of what it needs.
+
+    Measured on few images: on as many as asked for, it might need more memory than there is.
+    """
     trainer = trial(replace(job, cfg=job.cfg.model_copy(update={"accumulate": 1})), 1, device)
     with count_saved_bytes(trainer.model) as saved:
-        trainer.train_on_copies(images, updates=1)
-    return sum(saved.values())
+        trainer.train_on_copies(LEAST_IMAGES, updates=1)
+    return sum(saved.values()) * images / LEAST_IMAGES
 
 
 def _describe_memory(job: TrainJob, images: int, device: torch.device) -> str:
     """The peak of a GPU's memory; elsewhere that of the activations."""
     if device.type != "cuda":
         return f"{_activations(job, images, device) / 2**20:.0f} MiB of activations"
-    trainer = trial(replace(job, cfg=job.cfg.model_copy(update={"accumulate": 1})), 1, device)
-    torch.cuda.reset_peak_memory_stats(device)
     try:
+        trainer = trial(replace(job, cfg=job.cfg.model_copy(update={"accumulate": 1})), 1, device)
+        torch.cuda.reset_peak_memory_stats(device)
         trainer.train_on_copies(images, UPDATES)
     except torch.OutOfMemoryError:
         return "more memory than the GPU has"

@@ -81,11 +81,26 @@ def fit(job: TrainJob) -> None:
         if state.phase != number:
             load_checkpoint(job.phase_path(number - 1), job.model, job.fold)
             state.start_phase(number)
-        Trainer(job, state, group, validator).run()
+        with _report_no_room(number):
+            trainer = Trainer(job, state, group, validator)
+        trainer.run()
     group.wait()
     if group.is_main:
         promote_best(job)
     group.wait()
+
+
+@contextmanager
+def _report_no_room(number: int) -> Iterator[None]:
+    """Raises ValueError if a GPU has no room for the networks of a phase."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the GPU's memory is full before the first update of phase {number}, with the network, its average (EMA) "
+            f"and the optimizer alone: end other programs on the GPU (nvidia-smi lists them), or choose a smaller "
+            f"model.encoder"
+        ) from error
 
 
 def promote_best(job: TrainJob) -> None:

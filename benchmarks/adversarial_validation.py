@@ -121,7 +121,7 @@ def run(shift: dict[str, float], images: int, test: int, seed: int) -> dict[str,
     rng = np.random.default_rng(seed)
     train, scores = draw_set(rng, images, {})
     tested, _ = draw_set(rng, test, shift)
-    found = compare_images(train, tested, range(images), range(test))
+    found = compare_images(train, tested, range(images), range(images, images + test))
     weighted = weight_scores(Scores.from_values(scores), found.weights).mean()
     return {
         "plain": scores.mean(),

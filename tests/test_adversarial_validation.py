@@ -21,7 +21,7 @@ def draw(seed, count, *, shift=0.0, columns=6):
 
 
 def compare(train, test, **options):
-    return compare_images(train, test, range(len(train)), range(len(test)), **options)
+    return compare_images(train, test, range(len(train)), range(len(train), len(train) + len(test)), **options)
 
 
 def test_auc_of_repeated_images_equals_that_of_scikit_learn_with_ties():
@@ -73,6 +73,17 @@ def test_groups_are_held_out_together():
     assert compare(values[train], values[test]).auc.mean > 0.9
     grouped = compare_images(values[train], values[test], groups[train].tolist(), groups[test].tolist())
     assert not grouped.differ
+
+
+def test_a_copy_of_a_training_image_in_the_test_set_is_held_out_with_it():
+    # Half of the test images are of the kind of the training images, and copies of some: those hide no shift.
+    train, shifted = draw(0, 200), draw(1, 100, shift=1.5)
+    test = pd.concat([train[:100] + 1e-3, shifted], ignore_index=True)
+    apart = compare(train, test)
+    together = compare_images(train, test, range(200), [*range(100), *range(200, 300)])
+    assert not apart.differ
+    assert together.differ
+    assert together.auc.mean > apart.auc.mean + 0.1
 
 
 def test_weights_have_a_largest_ratio_and_the_effective_number_is_kish_s():

@@ -9,7 +9,14 @@ import pytest
 
 from pipeline import duplicates
 from pipeline.data.reader import DEFAULT_READER
-from pipeline.duplicates import candidates, find_duplicates, merge_groups, read_duplicates, write_duplicates
+from pipeline.duplicates import (
+    candidates,
+    find_duplicates,
+    merge_groups,
+    merge_groups_of_both,
+    read_duplicates,
+    write_duplicates,
+)
 from pipeline.duplicates.search import search_duplicates, searched_others
 from pipeline.symmetries import SYMMETRIES
 
@@ -251,6 +258,17 @@ def test_pairs_join_groups_also_through_a_test_image():
     # b links p and q; d and e are duplicates of one test image, which has the id of a training image; f has none.
     pairs = pd.DataFrame([row("c", "b"), row("e", "f", beside), row("d", "f", beside)])
     assert merge_groups(index, pairs).tolist() == ["p", "p", "p", "r", "r", "t"]
+
+
+def test_groups_of_training_and_test_images_are_one_only_where_a_pair_connects_them():
+    train = pd.DataFrame({"image_id": list("abc"), "group": ["p", "p", "q"]}, index=[7, 8, 9])
+    test = pd.DataFrame({"image_id": list("abd"), "group": ["p", "q", "r"]})
+    pairs = pd.DataFrame([row("b", "d", ("train", "test")), row("a", "b", ("test", "test"))])
+    of_train, of_test = merge_groups_of_both(train, test, pairs)
+    assert of_train.tolist() == ["test r", "test r", "train q"]
+    assert of_train.index.tolist() == [7, 8, 9]
+    assert of_test.tolist() == ["test p", "test p", "test r"]
+    assert merge_groups_of_both(train, test[:0], None)[0].tolist() == ["train p", "train p", "train q"]
 
 
 def test_a_table_of_other_images_is_known_by_its_record(tmp_path):

@@ -23,13 +23,19 @@ from pipeline.data.sample import Sample, samples_of
 from pipeline.duplicates import confirm
 from pipeline.duplicates.candidates import propose_pairs
 from pipeline.duplicates.signatures import Signature, compute_signature
-from pipeline.duplicates.table import PAIR_COLUMNS, merge_groups, read_duplicates, write_duplicates
+from pipeline.duplicates.table import (
+    PAIR_COLUMNS,
+    merge_groups,
+    merge_groups_of_both,
+    read_duplicates,
+    write_duplicates,
+)
 from pipeline.progress import track
 
 MIN_SCORE = {"copy": 0.75, "crop": 0.75, "neighbour": 0.6}  # of a pair that is kept, by kind
 NUM_THREADS = min(8, os.cpu_count() or 1)  # threads that read images; the result does not depend on their number
 
-__all__ = ["find_duplicates", "merge_groups", "read_duplicates", "write_duplicates"]
+__all__ = ["find_duplicates", "merge_groups", "merge_groups_of_both", "read_duplicates", "write_duplicates"]
 
 
 def find_duplicates(images: pd.DataFrame, reader: Reader = DEFAULT_READER) -> pd.DataFrame:

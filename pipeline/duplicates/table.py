@@ -37,16 +37,39 @@ def merge_groups(index: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     merged group has the smallest of its groups' names.
 
     Args:
-        index: with `image_id` and `group`.
+        index: with `image_id` and `group`, of the training images.
         pairs: with PAIR_COLUMNS. Training images that are not in the index (skipped as bad) connect groups too.
     """
-    group = dict(zip(index["image_id"], index["group"], strict=True))
+    return _merge(index.assign(part="train"), pairs)
+
+
+def merge_groups_of_both(
+    train: pd.DataFrame, test: pd.DataFrame, pairs: pd.DataFrame | None
+) -> tuple[pd.Series, pd.Series]:
+    """The groups of training and of test images, after merging those that a pair connects, also across the two.
+
+    Groups of one name in both are two groups unless a pair connects them: both parts may be numbered from 1.
+
+    Args:
+        train, test: with `image_id` and `group`.
+        pairs: as for `merge_groups`; None merges nothing.
+    """
+    parts = {"train": train, "test": test}
+    both = pd.concat(
+        {part: rows.assign(part=part, group=rows["group"].map(f"{part} {{}}".format)) for part, rows in parts.items()}
+    )
+    groups = both["group"] if pairs is None else _merge(both, pairs)
+    of_train, of_test = (groups[both["part"] == part].droplevel(0) for part in parts)
+    return of_train, of_test
+
+
+def _merge(index: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """The merged group of each row of an index with `image_id`, `part` and `group`."""
+    group = dict(zip(zip(index["part"], index["image_id"], strict=True), index["group"], strict=True))
     sets = DisjointSet()
     for row in pairs.itertuples():
-        ends = [
-            (0, group[name]) if part == "train" and name in group else (1, part, name)  # groups come before images
-            for part, name in ((row.first_part, row.first), (row.second_part, row.second))
-        ]
+        images = (row.first_part, row.first), (row.second_part, row.second)
+        ends = [(0, group[each]) if each in group else (1, *each) for each in images]  # groups come before images
         for end in ends:
             sets.add(end)
         sets.merge(*ends)

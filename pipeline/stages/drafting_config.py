@@ -12,7 +12,7 @@ from pipeline.competition import Competition
 from pipeline.config import WITHOUT_MODEL, Config
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
-from pipeline.duplicates import merge_groups, read_duplicates
+from pipeline.duplicates import read_duplicates
 from pipeline.duplicates.search import search_duplicates
 from pipeline.files import write_text
 from pipeline.planning.config_draft import draft_config as draft_options
@@ -23,7 +23,7 @@ from pipeline.quoting import quoted, shortened
 from pipeline.schema import parse
 from pipeline.stages.drafting_card import card_file, files_of
 from pipeline.stages.preparing import Paths, index_test_images, index_training_images, make_data
-from pipeline.stages.train_test_shift import groups_of_test
+from pipeline.stages.train_test_shift import with_groups
 
 log = logging.getLogger(__name__)
 SEARCHED_PIXELS = 1e9  # of all images, up to which near-duplicates are searched here; the stage `folds` always does
@@ -86,8 +86,7 @@ def measure_and_draft(name: str, card_name: str, data_root: Path | None, *, skip
     make_data(card, paths)
     index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)
     pairs = _near_duplicates(cfg, card, paths, index, test_index)
-    index = index if pairs is None else index.assign(group=merge_groups(index, pairs))
-    test_index = test_index.assign(group=groups_of_test(card, test_index, pairs))
+    index, test_index = with_groups(card, index, test_index, pairs)
     found = measure(card, index, test_index, Labels.of(card), None if pairs is None else len(pairs))
     draft = draft_options(card, found, card_name, None if data_root is None else str(data_root))
     if skip_bad:

@@ -15,7 +15,7 @@ from pipeline.data.image_statistics import NAMES, compute_statistics
 from pipeline.data.index import find_groups
 from pipeline.data.reader import LARGE, Reader
 from pipeline.data.sample import Sample, samples_of
-from pipeline.duplicates import merge_groups
+from pipeline.duplicates import merge_groups_of_both
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.metrics import Scores
 from pipeline.progress import track
@@ -99,8 +99,7 @@ def find_shift(
     """
     if test_index.empty:
         return TrainTestShift(None, missing="there are no test images yet")
-    index = index if pairs is None else index.assign(group=merge_groups(index, pairs))
-    train, test = _draw_sample(index), _draw_sample(test_index.assign(group=groups_of_test(card, test_index, pairs)))
+    train, test = map(_draw_sample, with_groups(card, index, test_index, pairs))
     for what, rows in (("test", test), ("training", train)):
         if reason := too_few(what, len(rows), rows["group"].nunique()):
             return TrainTestShift(None, missing=reason)
@@ -123,20 +122,28 @@ def _draw_sample(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.sample(MAX_IMAGES, random_state=0).sort_values("image_id", ignore_index=True)
 
 
-def groups_of_test(card: Competition, test_index: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.Series:
-    """The group of each test image: as the card's patterns say, and merged where near-duplicates connect them.
+def with_groups(
+    card: Competition, index: pd.DataFrame, test_index: pd.DataFrame, pairs: pd.DataFrame | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test images with groups of both, as the card's patterns say, and merged by near-duplicates.
 
-    A group that only a table of the training images names is not known of a test image.
+    A classifier that has seen a training image would call a copy of it in the test set a training image.
+
+    Args:
+        index: the training images, with their groups.
+        pairs: as for `find_shift`.
     """
+    test_index = test_index.assign(group=_groups_of_test(card, test_index))
+    groups = merge_groups_of_both(index, test_index, pairs)
+    return index.assign(group=groups[0]), test_index.assign(group=groups[1])
+
+
+def _groups_of_test(card: Competition, test_index: pd.DataFrame) -> pd.Series:
+    """The group of each test image. One that only a table of the training images names is not known of it."""
     try:
-        groups = test_index["image_id"] if card.group_column else find_groups(test_index, card)
+        return test_index["image_id"] if card.group_column else find_groups(test_index, card)
     except ValueError:  # the pattern is of the training images' ids
-        groups = test_index["image_id"]
-    if pairs is None:
-        return groups
-    ends = ["first_part", "second_part"]
-    swapped = pairs.assign(**{end: pairs[end].map({"train": "test", "test": "train"}) for end in ends})
-    return merge_groups(test_index.assign(group=groups), swapped)
+        return test_index["image_id"]
 
 
 def _statistics(rows: pd.DataFrame, reader: Reader, cache: FileCache) -> pd.DataFrame:

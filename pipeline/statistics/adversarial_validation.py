@@ -123,7 +123,7 @@ def compare_images(
 
     Args:
         train, test: a row per image and a column per statistic, NaN where an image has none.
-        train_groups, test_groups: images of one group are held out together.
+        train_groups, test_groups: images of one group are held out together, also a training and a test image.
         seed: of the folds and the classifiers; with it, the result is the same for any number of threads.
 
     Raises:
@@ -134,7 +134,7 @@ def compare_images(
             raise ValueError(reason)
     label = np.repeat([0, 1], [len(train), len(test)])
     values = pd.concat([train, test], ignore_index=True).to_numpy(dtype=float)
-    groups = pd.factorize(pd.Series([*((0, each) for each in train_groups), *((1, each) for each in test_groups)]))[0]
+    groups = pd.factorize(pd.Series([*train_groups, *test_groups]))[0]
     log_odds = np.mean([_held_out_log_odds(values, label, groups, seed + repeat) for repeat in range(REPEATS)], axis=0)
     probability = _calibrate(log_odds, label)
     return AdversarialValidation(
@@ -192,11 +192,11 @@ def _auc_interval(log_odds: np.ndarray, label: np.ndarray, groups: np.ndarray, s
 
 def _draw_counts(label: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How often each image is drawn, (N + M,)."""
-    times = np.zeros(groups.max() + 1)
+    counts = np.empty(len(label))
     for part in (0, 1):
-        names = np.unique(groups[label == part])
-        times += np.bincount(rng.choice(names, len(names)), minlength=len(times))
-    return times[groups]
+        names, of_image = np.unique(groups[label == part], return_inverse=True)
+        counts[label == part] = np.bincount(rng.choice(len(names), len(names)), minlength=len(names))[of_image]
+    return counts
 
 
 def _auc(rank: np.ndarray, label: np.ndarray, counts: np.ndarray) -> float:

@@ -101,7 +101,7 @@ setup: $(VENV) ## make .venv with the pinned packages
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/.ready-dev: requirements-dev.txt requirements-kaggle.txt requirements-lint.txt .venv/.ready
+.venv/.ready-dev: requirements-dev.txt requirements-encoders.txt requirements-kaggle.txt requirements-lint.txt .venv/.ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -1,7 +1,9 @@
 """Pseudo-labels: test images with predicted masks, as further training images.
 
 Fold-safe: the training of fold k uses only labels of models that held fold k out. A model of another fold was trained
-on the masks of fold k, and its labels would leak them into the training that is scored on fold k.
+on the masks of fold k, and its labels would leak them into the training that is scored on fold k. The epoch of the
+labelling models was selected by their score on fold k, which is a part of the optimism that each OOF score has
+(`train.select`).
 
     expected_dice    of a prediction: the Dice of its mask if its probabilities are calibrated
     quantiles        of an expected Dice among those of the same model, since models are calibrated differently

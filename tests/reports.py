@@ -167,7 +167,7 @@ BARE = {
     "members": None,
     "pseudo": None,
     "submission": Submission(0, 0, np.zeros(0)),
-    "shakeup": None,
+    "shakeup": "the metric counts 3.0 effective groups.",
     "like_test": "there are no test images yet",
 }
 

@@ -213,6 +213,16 @@ def test_missing_csvs_and_a_result_that_is_one_of_them_are_refused(tiny, capsys)
         assert said in capsys.readouterr().err
 
 
+def test_a_blend_does_not_replace_an_ensemble_but_replaces_a_blend(tiny, capsys):
+    write_csv("a.csv", draw_masks(0))
+    assert blend("a.csv") == 0
+    assert blend("a.csv") == 0
+    manifest = Path("submissions/out.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "blend": None}))
+    assert blend("a.csv") == 2
+    assert "submissions/out.csv is a submission of the stage ensemble: give the blend an" in capsys.readouterr().err
+
+
 def test_a_blend_cannot_be_compared(tiny, capsys):
     write_csv("a.csv", draw_masks(0))
     blend("a.csv")

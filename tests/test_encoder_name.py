@@ -52,6 +52,13 @@ def test_the_images_are_normalized_as_for_the_weights_of_the_tag():
         assert found == pytest.approx(red), name
 
 
+@pytest.mark.parametrize(
+    "name", ["tu-resnet18.a1_in1k", "tu-convnext_nano.in12k_ft_in1k", "tu-vit_small_patch16_dinov3.lvd1689m"]
+)
+def test_encoders_with_a_tag_are_accepted(name):
+    check_model(config.Model(encoder=name, weights="none", arch="fpn"))
+
+
 def test_a_tag_changes_the_normalization_and_nothing_else():
     weights = []
     for name in (TAGGED, MODEL):

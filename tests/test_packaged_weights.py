@@ -27,10 +27,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_network_recognizes_photographs(home):
-    model = timm.create_model(NAME).eval()
-    model.load_state_dict(load_file(packaged_weights.packaged_weights(NAME)))
-    photographs = [Image.fromarray(each()).resize((224, 224), Image.BICUBIC) for each in (data.chelsea, data.coffee)]
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_network_recognizes_photographs(home, name):
+    model = timm.create_model(name).eval()
+    model.load_state_dict(load_file(packaged_weights.packaged_weights(name)))
+    assert model.default_cfg["mean"] == model.default_cfg["std"] == (0.5, 0.5, 0.5)
+    size = model.default_cfg["input_size"][1:]
+    photographs = [Image.fromarray(each()).resize(size, Image.BICUBIC) for each in (data.chelsea, data.coffee)]
     images = torch.from_numpy(np.stack(photographs)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         probs = model((images - 0.5) / 0.5).softmax(dim=1)

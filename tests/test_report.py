@@ -582,7 +582,7 @@ PARTS = {
     "members": None,
     "pseudo": None,
     "submission": Submission(0, 0, np.zeros(0)),
-    "shakeup": None,
+    "shakeup": "the metric counts 3.0 effective groups.",
     "like_test": "3 test images are too few",
 }
 KEYS = {

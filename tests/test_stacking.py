@@ -175,6 +175,16 @@ def test_stacking_is_chosen_where_the_neighbourhood_helps_and_not_on_noise():
     assert make_chooser(noise, fold_of, DICE, 2).choose((0, 1, 2)).stack is None
 
 
+def test_the_pixels_of_a_fit_are_of_all_columns():
+    # 64 × 64 pixels of 3,100 images: every 64th is fitted on. The members are right in the first column alone.
+    target = np.tile([[0], [1]], (32, 64)).astype(np.uint8)
+    values = np.where(target, 25, 230).astype(np.uint8)
+    values[:, 0] = 255 - values[:, 0]
+    image = values.reshape(1, -1)
+    fitted = fit_stack([image] * 3100, [image] * 3100, [target.ravel()] * 3100)
+    assert fitted.own[0] + fitted.around[0] < 0
+
+
 def record():
     part = Postprocess.of(Weighting(STACK, (0.5, 0.5), (), STACKED), "total", Rules(0.5, 0))
     return to_record(Renderer((part,)), MEMBERS, ["cat"])

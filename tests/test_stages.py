@@ -25,7 +25,7 @@ from pipeline.models import build_model
 from pipeline.postprocess.rules import Rules
 from pipeline.pseudo_labels import soft_label
 from pipeline.stages import preparing, training
-from pipeline.stages.ensembling import load_members, oof_of_members, oof_rows
+from pipeline.stages.ensembling import describe_selected_epochs, load_members, oof_of_members, oof_rows
 from pipeline.stages.ensembling import test_masks as masks_of_test
 from pipeline.stages.labelling import with_pseudo
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
@@ -156,6 +156,13 @@ def test_record_and_manifest_contain_the_number_of_threads(submitted):
     assert json.loads(Path("submissions/tiny.json").read_text())["machines"] == {"tiny": [machine]}
 
 
+def test_the_manifest_says_that_epochs_were_selected_on_the_held_out_images(submitted):
+    (note,) = json.loads(Path("submissions/tiny.json").read_text())["notes"]
+    assert note.startswith("epochs and phases of tiny were selected on the held-out images, so the score is slightly")
+    last = stages.make_context(config.load("configs/tiny.toml", ['train.select="last"']))
+    assert describe_selected_epochs([last]) == []
+
+
 def test_compare_with_a_missing_submission_names_the_command(submitted, capsys):
     assert main(["compare", "tiny", "tiny+nothing"]) == 2
     assert 'run make ensemble CONFIGS="tiny nothing" first' in capsys.readouterr().err
@@ -192,6 +199,14 @@ def test_compare_adds_the_luck_of_both_choices(submitted):
         manifest = json.loads(path.read_text())
         path.write_text(json.dumps(manifest | {"oof_score_in_sample": manifest["oof_score"] + 1}))
     assert width() > before + 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("competition", "cells"), ("selection_metric", "dsb2018_precision")])
+def test_compare_by_different_metrics_is_refused(submitted, capsys, key, value):
+    path = Path("submissions/seed1.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert main(["compare", "tiny", "seed1"]) == 2
+    assert f"tiny and seed1 have another {key.replace('_', ' ')}, " in capsys.readouterr().err
 
 
 def test_compare_of_different_images_is_refused(submitted, capsys):

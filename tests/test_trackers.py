@@ -19,11 +19,12 @@ from pipeline.models import build_model
 from pipeline.stages import worst_images
 from pipeline.stages.training import settings
 from pipeline.training.checkpoint import load_weights
+from pipeline.training.distributed import processes
 from pipeline.training.selection import Validation
 from pipeline.training.trackers import PACKAGES, TRACKERS, Run, Trackers, check_installed
 from pipeline.training.train_job import TrainJob
 from pipeline.training.trainer import fit
-from pipeline.training.validation import spread_by_coverage
+from pipeline.training.validation import Validator, spread_by_coverage
 from tests.fitting import RUN, fold_data, history
 
 ROOT = Path(__file__).parents[1]
@@ -233,6 +234,18 @@ def test_the_sheet_shows_the_images_that_an_epoch_was_scored_on(tiny, monkeypatc
     fit_tracked("mlflow", pairs=["train.validation_images=2"])
     shown = {panel.title.split()[0] for row in sheets[-1].values() for panel in row}
     assert shown == {each[:10] for each in spread_by_coverage(fold_data().valid_index, 2)["image_id"]}
+
+
+@pytest.mark.parametrize(("largest", "drawn"), [(1 << 22, 1), (100, 0)])
+def test_small_images_that_are_predicted_by_tiles_are_drawn(tiny, monkeypatch, largest, drawn):
+    sheets = []
+    monkeypatch.setattr(worst_images, "write_sheet", lambda *given: sheets.append(given))
+    monkeypatch.setattr(worst_images, "MAX_TILED", largest)
+    cfg, data = config.load("configs/tiny.toml"), fold_data(tiles=config.Tiles(size=32, stride=24))
+    model = build_model(cfg.model)
+    validation = Validator(data, cfg.train, processes())(model)
+    worst_images.draw_worst(data, "float32", model, validation, RUN / "worst.png")
+    assert len(sheets) == drawn
 
 
 def test_the_sheet_has_the_scores_of_the_best_weights_and_the_masks_that_got_them(tiny, monkeypatch, recorder):

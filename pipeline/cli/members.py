@@ -78,7 +78,12 @@ def blend(
     done = stages.blend([Path(each) for each in shlex.split(csvs)], _numbers(weights), card, root, name)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
     out.print(f"agreed      {done.agreed} of {done.summary.masks}: all CSVs have the same text, which is kept")
-    out.print(f"ties        {done.ties} pixels or objects with exactly half of the weight: not masked")
+    ties = (
+        "pixels with equal weights of several classes: the first class on the card"
+        if done.exclusive
+        else ("pixels or objects with exactly half of the weight: not masked")
+    )
+    out.print(f"ties        {done.ties} {ties}")
     out.print(f"manifest    {done.csv.with_suffix('.json')}")
     out.print("note        a blend has no OOF score: only the leaderboard tells how good it is")
 

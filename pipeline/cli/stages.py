@@ -488,6 +488,8 @@ def final(
         f"the best public submission is not the best private one in {boards.wrong:.0%} of simulations; selecting it "
         f"costs {boards.loss:.4f} on average"
     )
+    if boards.left_out:
+        out.print(f"left out: {boards.left_out} simulated test sets, in whose public or private part no image counts")
 
 
 @app.command()

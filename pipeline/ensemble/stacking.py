@@ -78,13 +78,16 @@ def _sum_around(values: np.ndarray) -> np.ndarray:
 def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Stack:
     """Fit the coefficients by log loss, on every s-th pixel of each image, MAX_PIXELS in all.
 
+    The first pixel of each image is drawn: if s is a multiple of the width, all others lie below it.
+
     Shapes:
         own, around: (M, P) stored values of each image; targets: (P,), 0 or 1.
     """
     step = max(1, -(-sum(each.size for each in targets) // MAX_PIXELS))
-    pairs = zip(own, around, strict=True)
-    features = np.concatenate([_log_odds(np.concatenate(pair)[:, ::step]) for pair in pairs], axis=1).T
-    target = np.concatenate([each[::step] for each in targets])
+    first = np.random.default_rng(0).integers(step, size=len(targets))
+    pairs = [np.concatenate(pair)[:, start::step] for *pair, start in zip(own, around, first, strict=True)]
+    features = np.concatenate(list(map(_log_odds, pairs)), axis=1).T
+    target = np.concatenate([each[start::step] for each, start in zip(targets, first, strict=True)])
     members = len(own[0])
     if target.min() == target.max():  # nothing to tell apart: the mean of log-odds
         return Stack(0.0, (1 / members,) * members, (0.0,) * members)

@@ -168,7 +168,7 @@ class ReportData:
     members: Members | None
     pseudo: PseudoGain | None
     submission: Submission
-    shakeup: SimulatedShakeup | None
+    shakeup: SimulatedShakeup | str  # a text says why there is none
     like_test: LikeTest | str = "there are no test images yet"
     symmetries: Sequence[SymmetryProbe] = ()
     notes: Sequence[str] = ()

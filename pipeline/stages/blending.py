@@ -18,7 +18,7 @@ from pipeline.data.sample import Sample
 from pipeline.data.tables import read_header, read_rows, read_table, sample_header, split_packed_objects
 from pipeline.ensemble.voting import vote, vote_classes, vote_objects
 from pipeline.files import write_text
-from pipeline.manifest import collect_provenance
+from pipeline.manifest import collect_provenance, read_submission_manifest
 from pipeline.progress import track
 from pipeline.quoting import listed, shortened
 from pipeline.rle import RLEError
@@ -34,7 +34,8 @@ class BlendResult(NamedTuple):
     csv: Path
     summary: SubmissionSummary
     agreed: int  # masks, or images of objects, that all CSVs have alike; their text is copied
-    ties: int  # pixels, or objects, with exactly half of the weight: not masked
+    ties: int  # pixels, or objects, with exactly half of the weight; of exclusive classes, with equal highest weights
+    exclusive: bool = False  # the classes exclude each other
 
 
 class Submission(NamedTuple):
@@ -59,7 +60,8 @@ def blend(
 
     Raises:
         FileNotFoundError: if a CSV, or the sample submission, is missing.
-        ValueError: for weights that do not fit, a CSV of other ids or columns, and a text that is no mask of its image.
+        ValueError: for the name of an ensemble's submission, weights that do not fit, a CSV of other ids or columns,
+            and a text that is no mask of its image.
     """
     shares = _checked_weights(csvs, weights)
     for path in csvs:
@@ -69,11 +71,19 @@ def blend(
     path = Path("submissions") / f"{name or 'blend-' + '-'.join(each.stem for each in csvs)}.csv"
     if path.resolve() in [each.resolve() for each in csvs]:
         raise ValueError(f"{path} is one of the CSVs: give the blend another name, NAME=other")
+    _refuse_ensemble(path)
     ballot = Ballot(card, root, csvs, shares)
     path.parent.mkdir(exist_ok=True)
     summary = write_texts(path, card, root / card.files.sample_submission, ballot.texts_of)
     _write_manifest(path, card, card_name, csvs, weights or [1.0] * len(csvs))
-    return BlendResult(path, summary, ballot.agreed, ballot.ties)
+    return BlendResult(path, summary, ballot.agreed, ballot.ties, card.exclusive)
+
+
+def _refuse_ensemble(path: Path) -> None:
+    """Raise ValueError if a submission that is no blend would be replaced."""
+    manifest = path.with_suffix(".json")
+    if manifest.exists() and not read_submission_manifest(manifest).get("blend"):
+        raise ValueError(f"{path} is a submission of the stage ensemble: give the blend another name, NAME=other")
 
 
 def _checked_weights(csvs: Sequence[Path], weights: Sequence[float]) -> np.ndarray:

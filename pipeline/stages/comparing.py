@@ -205,7 +205,17 @@ def _trained_by(cfg: Config) -> dict[str, Any]:
 
 
 def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
+    """The scores of submissions on the same images, by the same metric."""
     tables = [read_scores(name) for name in names]
+    first, *others = [(name, _manifest_of(name)) for name in names]
+    for name, manifest in others:
+        for key in ("competition", "selection_metric"):
+            one, other = (each.get(key) for each in (first[1], manifest))
+            if one and other and one != other:
+                raise ValueError(
+                    f"{first[0]} and {name} have another {key.replace('_', ' ')}, {one} and {other}: their scores "
+                    f"cannot be compared"
+                )
     for name, table in zip(names, tables, strict=True):
         unshared = sorted(set(table["image_id"]) ^ set(tables[0]["image_id"]))
         if unshared:

@@ -45,6 +45,7 @@ from pipeline.postprocess.rules import Rules, format_groups
 from pipeline.postprocess.search import rule_sets_of
 from pipeline.postprocess.shares import Place
 from pipeline.progress import track
+from pipeline.quoting import listed
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, compare_with_test, make_context
@@ -121,7 +122,7 @@ def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
     rows = oof_rows(members)
     together, alone = select_members(members, rows)
     scores, groups = together.scores, rows["group"].to_numpy()
-    shift = shift_of(first, rows, test_index)
+    shift = shift_of(members, rows, test_index)
     masks_of = test_masks(members, set(test_index["image_id"]), together.renderer, *unscored)
     csv = Path("submissions") / f"{name}.csv"
     done = Ensembled(
@@ -156,13 +157,15 @@ def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
     return done
 
 
-def shift_of(member: Context, rows: pd.DataFrame, test_index: pd.DataFrame) -> TrainTestShift:
-    """The comparison of training with test images, by their statistics and by a member's predictions.
+def shift_of(members: Sequence[Context], rows: pd.DataFrame, test_index: pd.DataFrame) -> TrainTestShift:
+    """The comparison of training with test images, by their statistics and by the predictions of the first member that
+    has those of each fold.
 
     Args:
         rows: as `oof_rows` returns them.
     """
-    return compare_with_test(member.cfg, member.card, member.paths, rows, test_index, member.predictions())
+    first, predictions = members[0], next(filter(None, (each.predictions() for each in members)), None)
+    return compare_with_test(first.cfg, first.card, first.paths, rows, test_index, predictions)
 
 
 def ensemble_name(cfgs: Sequence[Config]) -> str:
@@ -382,6 +385,17 @@ def notes_of(
     return (*filter(None, [part, pools]), *describe_groups(members[0], selection), *without)
 
 
+def describe_selected_epochs(members: Sequence[Context]) -> list[str]:
+    """What the selection of epochs adds to the score, one line; empty if no member has any."""
+    names = [each.cfg.name for each in members if not each.cfg.imported and each.cfg.train.select == "best"]
+    if not names:
+        return []
+    return [
+        f"epochs and phases of {listed(names)} were selected on the held-out images, so the score is slightly "
+        f'optimistic: by .001 or less on nuclei (docs/results.md). train.select = "last" selects nothing'
+    ]
+
+
 def describe_pools(renderer: Renderer) -> str | None:
     """What masks depend on beside their own image; None if on nothing."""
     pools = sorted({part.rules.share_in for part in renderer.parts if part.pooled})
@@ -495,11 +509,12 @@ def _manifest(
     members: Sequence[Context], done: Ensembled, unlisted: Sequence[str], unscored: Sequence[Context] = ()
 ) -> dict[str, Any]:
     """The submission's configs, choices, scores and versions, as plain values."""
+    notes = [*done.notes, *describe_selected_epochs(members)]
     return {
         "competition": members[0].card.name,
         "configs": {each.cfg.name: _options(each.cfg) for each in (*members, *unscored)},
         "folds": {each.cfg.name: each.fold_numbers() for each in members},
-        **({"notes": done.notes} if done.notes else {}),
+        **({"notes": notes} if notes else {}),
         "machines": {each.cfg.name: machines_of(each) for each in members},
         **to_record(done.selection.renderer, [each.cfg.name for each in members], members[0].card.classes),
         **({"unscored": {each.cfg.name: each.cfg.imported.weight for each in unscored}} if unscored else {}),

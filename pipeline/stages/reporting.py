@@ -23,6 +23,7 @@ from pipeline.report.label_quality import label_error_score, reliability
 from pipeline.report.page import write_report
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import (
+    describe_selected_epochs,
     ensemble_name,
     load_members,
     member_scores,
@@ -98,6 +99,7 @@ def collect_report_data(cfgs: Sequence[Config], selection: Selection | None = No
         folds=_folds(members, rows, selection),
         notes=(
             *notes_of(members, rows, selection, unscored),
+            *describe_selected_epochs(members),
             *([HALVES] if rows["fold"].nunique() == 1 else []),
         ),
         classes=_classes(first.card.classes, masks, selection.scores),
@@ -131,7 +133,7 @@ def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedS
 def _like_test(
     members: Sequence[Context], rows: pd.DataFrame, selection: Selection, test_index: pd.DataFrame
 ) -> report_data.LikeTest | str:
-    shift = shift_of(members[0], rows, test_index)
+    shift = shift_of(members, rows, test_index)
     score = shift.weighted(rows, selection.scores, selection.optimism)
     if shift.found is None or score is None:
         return shift.missing
@@ -385,14 +387,15 @@ def _submission(
     return report_data.Submission(len(rows) + more, len(rows) - int((coverage > 0).sum()), coverage)
 
 
-def _simulate_shakeup(first: Context, scores: Scores, groups: np.ndarray) -> report_data.SimulatedShakeup | None:
-    """None if too few images count, or the test set has fewer than two images, such as a hidden one of unknown size."""
+def _simulate_shakeup(first: Context, scores: Scores, groups: np.ndarray) -> report_data.SimulatedShakeup | str:
+    """The simulation, or why there is none: few groups, or a test set of unknown size, as a hidden one."""
     share, images = first.card.leaderboard.public_share, count_test_images(first.card, first.paths.root)
     if images < 2:
-        return None
+        return f"the test set has {images} images: give the number of the hidden ones, leaderboard.images on the card."
     try:
+        shakeup.count_groups([scores], groups)
         public, private = shakeup.simulate_scores([scores], groups, public_share=share, test_images=images)
-    except shakeup.TooFewGroupsError:
-        return None
+    except shakeup.TooFewGroupsError as error:
+        return f"{error}."
     in_public = round(share * images)
     return report_data.SimulatedShakeup((private - public)[:, 0], in_public, images - in_public)

@@ -227,7 +227,7 @@ def _log_threshold_shift(name: str, table: list[dict[str, Any]]) -> None:
         if thresholds and max(thresholds) - min(thresholds) > MAX_THRESHOLD_SHIFT:
             log.warning(
                 "%s, fold %d: the best threshold was %s in its phases: calibration shifted between them. The threshold "
-                "search on OOF compensates for it, and in an ensemble of phases (make phase) their temperatures do",
+                "search on OOF compensates for it; in an ensemble of phases (make phase), their temperatures may",
                 name,
                 row["fold"],
                 ", then ".join(f"{threshold:.2f}" for threshold in thresholds),

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pipeline.data.reader import LARGE
 from pipeline.data.sample import samples_of
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.metrics import VOID
@@ -15,12 +14,13 @@ from pipeline.training.fold_data import FoldData
 from pipeline.training.selection import Validation
 
 COLUMNS = 4
+MAX_TILED = 1 << 22  # pixels of an image that is predicted by tiles: a sheet shows little of larger ones
 
 
 def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Validation, path: Path) -> None:
     """Predict the images with the lowest scores again, and draw them with the outlines of target and prediction.
 
-    Nothing is drawn of images of more than LARGE pixels.
+    Nothing is drawn with `predict.tiles` if an image has more than MAX_TILED pixels.
 
     Args:
         precision: as `hardware.precision`.
@@ -28,7 +28,7 @@ def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Val
         path: of the PNG to write.
     """
     rows = data.valid_index.set_index("image_id", drop=False).loc[[image_id for image_id, _ in validation.worst]]
-    if (rows["height"] * rows["width"]).max() > LARGE:
+    if data.tiles and (rows["height"] * rows["width"]).max() > MAX_TILED:
         return
     options = {"exclusive": data.labels.exclusive, "tiles": data.tiles, "batch_size": data.batch_size}
     predictor = Predictor(model, ("identity",), precision, **options)

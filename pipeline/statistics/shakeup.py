@@ -48,6 +48,7 @@ class Shakeup(NamedTuple):
     pair_private: np.ndarray  # (S, S) mean private score of the pair's better one; on the diagonal of the candidate
     wrong: float  # share of test sets whose public best is not the private best
     loss: float  # mean private score lost by selecting the public best instead of the private best
+    left_out: int = 0  # drawn test sets without a public or a private score: no image there counts for the metric
 
     @property
     def pair(self) -> tuple[int, int]:
@@ -88,15 +89,26 @@ def simulate(
         raise ValueError(f"scores of {len(scores)} candidates: expected 2 or more")
     candidates = [Scores.from_values(each) for each in scores]
     boards = _draw_boards(candidates, groups, public_share, test_images, seed, draws)
-    effective = min(effective_groups(each.per_group(groups)) for each in candidates)
+    effective = count_groups(candidates, groups)
+    means = np.array([each.mean() for each in candidates])
+    moved = _shrink(means, student_factor(effective) * (boards.oof - means)) - boards.oof
+    found = _summarise(boards.public + moved, boards.private + moved)
+    return found._replace(left_out=draws - len(boards.oof))
+
+
+def count_groups(scores: Sequence[Scores], groups: np.ndarray | None = None) -> float:
+    """The number of effective groups that count for the metric, of the candidate with the fewest.
+
+    Raises:
+        TooFewGroupsError: for fewer than MIN_GROUPS.
+    """
+    effective = min(effective_groups(each.per_group(groups)) for each in scores)
     if effective < MIN_GROUPS - TIE:
         raise TooFewGroupsError(
             f"the metric counts {effective:.1f} effective groups, a choice of submissions needs {MIN_GROUPS}: the "
             f"simulation was not checked with fewer. Select by other evidence"
         )
-    means = np.array([each.mean() for each in candidates])
-    moved = _shrink(means, student_factor(effective) * (boards.oof - means)) - boards.oof
-    return _summarise(boards.public + moved, boards.private + moved)
+    return effective
 
 
 def simulate_scores(
@@ -114,7 +126,7 @@ def simulate_scores(
         As `simulate`.
 
     Raises:
-        ValueError, TooFewGroupsError: as `simulate`, except that one candidate is enough.
+        ValueError, TooFewGroupsError: as `simulate`, except that one candidate and 2 groups that count are enough.
     """
     candidates = [Scores.from_values(each) for each in scores]
     boards = _draw_boards(candidates, groups, public_share, test_images, seed, draws)

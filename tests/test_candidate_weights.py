@@ -83,6 +83,21 @@ def test_standard_error_of_a_ratio_is_that_of_many_draws():
     assert standard_error(a, b) == pytest.approx(np.std(draws), rel=0.05)
 
 
+def test_the_lead_is_compared_with_the_luck_of_groups():
+    # Twelve slices of each patient are one observation: as certain as one of them.
+    images, fold_of = noise(9, 3, 3), np.arange(9) % 3
+    slices, of_slices, patient = (
+        list(np.repeat(np.arange(9), 12)),
+        np.repeat(fold_of, 12),
+        np.repeat(np.arange(9), 12),
+    )
+    many = [images[number] for number in slices]
+    once = make_chooser(images, fold_of, DICE, 3).choose(FOLDS)
+    assert once == equal_weighting(3)
+    assert make_chooser(many, of_slices, DICE, 3, patient).choose(FOLDS) == once
+    assert make_chooser(many, of_slices, DICE, 3).choose(FOLDS) != once
+
+
 def test_one_member_or_two_folds_leave_nothing_to_choose():
     images, fold_of = noise(6, 2, 0), np.arange(6) % 2
     assert make_chooser([], fold_of, DICE, 1).choose((0, 1)) == Weighting("mean", (1.0,))

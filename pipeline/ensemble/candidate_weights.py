@@ -52,7 +52,13 @@ class Chooser(NamedTuple):
     by_log_loss: Callable[[Folds], tuple[float, ...]]  # the weights of the least log loss, (M,)
 
 
-def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int) -> Chooser:
+def make_chooser(
+    images: Sequence[Subsample],
+    fold_of: np.ndarray,
+    metric: Metric,
+    members: int,
+    groups: np.ndarray | None = None,
+) -> Chooser:
     """The choice of a weighting on the images of some folds.
 
     What is searched on one set of folds is kept, since it is also part of the cross-validation on a larger one.
@@ -60,6 +66,7 @@ def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metri
     Args:
         images: of one class, (N,); not used with one member.
         fold_of: (N,) int.
+        groups: (N,), images of one group are one observation; None: each image is.
     """
 
     @cache
@@ -92,13 +99,15 @@ def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metri
             key=lambda pair: np.round(np.nan_to_num(pair[1].mean()), DECIMALS),
         )  # of equals the first
         lead = best_scores.mean() - scores.mean()  # NaN if nothing counts for the metric
-        return (best if lead > MARGIN * standard_error(best_scores, scores) else equal)(folds)
+        in_order = None if groups is None else np.concatenate([groups[fold_of == fold] for fold in folds])
+        error = standard_error(best_scores.per_group(in_order), scores.per_group(in_order))
+        return (best if lead > MARGIN * error else equal)(folds)
 
     return Chooser(choose, by_log_loss)
 
 
 def standard_error(a: Scores, b: Scores) -> float:
-    """The standard error of a.mean() − b.mean() over the N images of one class, by the linearization of each ratio."""
+    """The standard error of a.mean() − b.mean() over N images, or groups, of a class, by linearizing each ratio."""
     parts = [(each.numerator - each.mean() * each.denominator) / each.denominator.mean() for each in (a, b)]
     return float((parts[0] - parts[1]).std(ddof=1) / len(a) ** 0.5)
 

@@ -56,6 +56,7 @@ class Oof:
         volume_of: from an image's id to its volume; None where it is no slice of one.
         heads_of: from an image's id to what its members' image heads say.
         group_of: from an image's id to its group, which may have a threshold of its own; None where it is missing.
+        groups: (N,), images of one group, such as slices of a patient, are one observation; None: each image is.
     """
 
     image_ids: Sequence[str]
@@ -66,6 +67,7 @@ class Oof:
     volume_of: Callable[[str], str | None] = no_volume
     heads_of: Callable[[str], Heads] = no_heads
     group_of: Callable[[str], str | None] = no_group
+    groups: np.ndarray | None = None
 
     def images(self, task: str) -> Iterator[tuple[np.ndarray, np.ndarray, Place]]:
         """Values, target and place of each image, one after the other; the progress is named `task`."""
@@ -143,7 +145,7 @@ def select_multilabel(
     everything = folds_of(oof.fold_of)
     fits = [*without_each(everything), everything]
     samples, areas = _read_samples(oof, classes)
-    choosers = [make_chooser(each, oof.fold_of, metric, oof.members) for each in samples]
+    choosers = [make_chooser(each, oof.fold_of, metric, oof.members, oof.groups) for each in samples]
     weighted = [{folds: chooser.choose(folds) for folds in fits} for chooser in choosers]
     candidates = _search(oof, metric, weighted, rule_sets)
     chosen = [

@@ -314,6 +314,7 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
         first.card.volume_of,
         partial(read_heads, [[store] for store in stores]),
         _groups_of(rows, first.cfg.ensemble.group).get,
+        rows["group"].to_numpy(),
     )
 
 

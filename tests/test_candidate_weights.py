@@ -86,16 +86,12 @@ def test_standard_error_of_a_ratio_is_that_of_many_draws():
 def test_the_lead_is_compared_with_the_luck_of_groups():
     # Twelve slices of each patient are one observation: as certain as one of them.
     images, fold_of = noise(9, 3, 3), np.arange(9) % 3
-    slices, of_slices, patient = (
-        list(np.repeat(np.arange(9), 12)),
-        np.repeat(fold_of, 12),
-        np.repeat(np.arange(9), 12),
-    )
-    many = [images[number] for number in slices]
+    patient = np.repeat(np.arange(9), 12)
+    slices, fold_of_slices = [images[number] for number in patient], fold_of[patient]
     once = make_chooser(images, fold_of, DICE, 3).choose(FOLDS)
     assert once == equal_weighting(3)
-    assert make_chooser(many, of_slices, DICE, 3, patient).choose(FOLDS) == once
-    assert make_chooser(many, of_slices, DICE, 3).choose(FOLDS) != once
+    assert make_chooser(slices, fold_of_slices, DICE, 3, patient).choose(FOLDS) == once
+    assert make_chooser(slices, fold_of_slices, DICE, 3).choose(FOLDS) != once
 
 
 def test_one_member_or_two_folds_leave_nothing_to_choose():

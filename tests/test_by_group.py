@@ -443,13 +443,13 @@ def test_summary_manifest_and_report_say_what_thresholds_by_group_gain(with_came
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     manifest = json.loads(Path("submissions/tiny.json").read_text())
-    (gain,), (note,) = manifest["gain_of_groups"], manifest["notes"]
+    (gain,), (note, _of_epochs) = manifest["gain_of_groups"], manifest["notes"]
     assert f"{gain:+.4f} against the best rules without them, cross-validated" in note
     assert note in shown
     assert note.startswith("no thresholds by camera: ") == (manifest["by_group"] == {})
     monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: (GROUP, BY_CAMERA))
     data = collect_report_data([with_cameras])
-    (note,) = data.notes
+    note, _of_epochs = data.notes
     assert note.startswith("thresholds by camera: dark 0.25, bright 0.75; of other images 0.5; ")
     assert f"{gain:+.4f} against the best rules" in note
     assert set(data.rules["by group"]) == {"dark 0.25, bright 0.75"}

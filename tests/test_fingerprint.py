@@ -34,6 +34,14 @@ rle = "rle"
 """
 
 
+def apart(index, test_index):
+    """Both indices with groups of their own, for the comparison of training with test images."""
+    return [
+        rows.assign(compared_group=[f"{part} {image_id}" for image_id in rows["image_id"]])
+        for part, rows in (("train", index), ("test", test_index))
+    ]
+
+
 @pytest.fixture
 def plant(tmp_path, monkeypatch):
     """A function that writes images and masks, (N, H, W) or (N, H, W, 3) each, and measures them."""
@@ -53,7 +61,7 @@ def plant(tmp_path, monkeypatch):
         Path("card.toml").write_text(card)
         loaded = competition.load("card.toml")
         index, test_index = read_index(loaded, Path()), read_test_index(loaded, Path())
-        return measure(loaded, index, test_index.assign(group=test_index["image_id"]), Labels.of(loaded))
+        return measure(loaded, *apart(index, test_index), Labels.of(loaded))
 
     return write
 
@@ -246,5 +254,5 @@ def test_images_of_one_bit_are_measured(tmp_path, monkeypatch):
     Path("card.toml").write_text(CARD.replace('train_csv = "train.csv"', 'train_csv = "train.csv"\nsuffix = ".tif"'))
     card = competition.load("card.toml")
     index, test_index = read_index(card, Path()), read_test_index(card, Path())
-    found = measure(card, index, test_index.assign(group=test_index["image_id"]), Labels.of(card))
+    found = measure(card, *apart(index, test_index), Labels.of(card))
     assert (found.images, found.channels, found.highest.largest) == (3, 1, 1.0)

@@ -138,11 +138,12 @@ def test_a_whole_number_of_an_option_stays_one():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
-def test_kron_makes_the_same_updates_whatever_the_process_draws():
+@pytest.mark.parametrize("name", ["kron", "kronw"])
+def test_kron_makes_the_same_updates_whatever_the_process_draws(name):
     # Each process of torchrun draws other numbers, and has to have the same weights.
     def trained(seed):
         weight = torch.nn.Parameter(torch.eye(8))
-        cfg = Train(phases=(phase(),), optimizer="kron")
+        cfg = Train(phases=(phase(),), optimizer=name)
         optimizer = optimizer_module._create([{"params": [weight]}], cfg, lr=0.1)
         torch.manual_seed(seed)
         for step in range(4):

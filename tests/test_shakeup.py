@@ -198,7 +198,9 @@ def test_test_sets_without_a_score_on_both_boards_are_left_out():
     public, private = simulate_scores(scores, public_share=0.3, test_images=4)
     assert 100 < len(public) == len(private) < 2000
     assert np.isfinite([public, private]).all()
-    assert np.isfinite(simulate(scores, public_share=0.3, test_images=4).best).all()
+    boards = simulate(scores, public_share=0.3, test_images=4)
+    assert np.isfinite(boards.best).all()
+    assert boards.left_out == 2000 - len(public)
 
 
 @pytest.mark.parametrize(("counting", "advised"), [(9, False), (10, True)])
@@ -209,7 +211,7 @@ def test_no_advice_below_ten_groups_that_count(counting, advised):
     if advised:
         assert simulate(scores, public_share=0.3, test_images=30).best.tolist() == [1, 0]
     else:
-        with pytest.raises(TooFewGroupsError, match=r"counts 9\.0 effective groups, a choice of submissions needs 10"):
+        with pytest.raises(TooFewGroupsError, match=r"counts 9\.0 effective groups, a simulated shake-up needs 10"):
             simulate(scores, public_share=0.3, test_images=30)
 
 

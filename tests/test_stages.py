@@ -206,7 +206,7 @@ def test_compare_by_different_metrics_is_refused(submitted, capsys, key, value):
     path = Path("submissions/seed1.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert main(["compare", "tiny", "seed1"]) == 2
-    assert f"tiny and seed1 have another {key.replace('_', ' ')}, " in capsys.readouterr().err
+    assert f"tiny and seed1 have different values of {key}, " in capsys.readouterr().err
 
 
 def test_compare_of_different_images_is_refused(submitted, capsys):

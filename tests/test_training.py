@@ -465,13 +465,18 @@ def test_median_best_epochs_refuse_folds_that_are_not_trained_to_the_end():
         median_best_epochs([])
 
 
-def test_the_encoder_trains_in_a_full_fit_whose_folds_had_fewer_epochs_by_a_time_limit():
+def test_a_full_fit_freezes_the_layers_that_its_folds_froze_within_a_time_limit():
     phase = config.Phase(loss={"bce": 1.0}, epochs=12, lr=0.1, freeze_encoder=4, unfreeze_epochs=3)
-    limited = with_epochs(config.Train(phases=(phase,), max_minutes=5), (4,)).phases[0]
-    assert [frozen_layers(limited, epoch, 4) for epoch in range(4)] == [4, 2, 0, 0]
-    # Without a limit, the best epoch is an epoch of a fold, with the layers frozen that were frozen there.
-    early = with_epochs(config.Train(phases=(phase,)), (3,)).phases[0]
-    assert [frozen_layers(early, epoch, 4) for epoch in range(3)] == [4, 4, 4]
+    train = config.Train(phases=(phase,), max_minutes=5)
+
+    def frozen(best, trained):
+        limited = with_epochs(train, (best,), (trained,)).phases[0]
+        return [frozen_layers(limited, epoch, 4) for epoch in range(best)]
+
+    for best, trained in ((4, 4), (2, 4), (3, 12), (6, 12)):
+        of_folds = [frozen_layers(phase, (epoch + 1) * 12 // trained - 1, 4) for epoch in range(best)]
+        assert frozen(best, trained) == of_folds
+    assert frozen(4, 4) == [4, 2, 0, 0]
 
 
 def test_with_epochs_rounds_up_to_whole_cycles(tiny):

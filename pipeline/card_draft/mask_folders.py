@@ -484,7 +484,7 @@ def _id_forms(masks: Sequence[str], known: Collection[str]) -> Iterator[IdForm]:
     yield from FOLDER_FORMS
     depths = zip(*(path.split("/")[:-1] for path in masks), strict=False)
     different = [depth for depth, parts in enumerate(depths) if len(set(parts)) > 1]
-    for chosen in (different, different[:1]) if len(different) > 1 else (different,) if different else ():
+    for chosen in [different, different[:1]][: len(different)]:
         yield from (partial(_with_folders, form=form, depths=chosen) for form in ID_FORMS)
 
 

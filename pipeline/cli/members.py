@@ -81,7 +81,7 @@ def blend(
     ties = (
         "pixels with equal weights of several classes: the first class on the card"
         if done.exclusive
-        else ("pixels or objects with exactly half of the weight: not masked")
+        else "pixels or objects with exactly half of the weight: not masked"
     )
     out.print(f"ties        {done.ties} {ties}")
     out.print(f"manifest    {done.csv.with_suffix('.json')}")

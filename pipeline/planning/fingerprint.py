@@ -161,7 +161,8 @@ def measure(
 
     Args:
         train_index: of the training images, as `read_index` makes it; groups may be merged by near-duplicates.
-        test_index: of the test images, with their groups; may be empty.
+        test_index: of the test images; may be empty. Both with the column `compared_group`: of images that are held out
+            together where training and test images are compared, see `compare_images`.
         labels: the reader of the masks, without a channel of boundaries.
         near_duplicates: number of pairs; None if they were not searched.
 
@@ -205,7 +206,9 @@ def measure(
         neighbours=compare_neighbours(card, train_index, labels),
         symmetries=symmetries,
         symmetries_of=symmetries_of,
-        shift=_compare_with_test([each.statistics for each in images], test, rows["group"], test_rows["group"]),
+        shift=_compare_with_test(
+            [each.statistics for each in images], test, rows["compared_group"], test_rows["compared_group"]
+        ),
         columns=_few_valued_columns(card, train_index),
     )
 

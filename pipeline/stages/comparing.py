@@ -44,7 +44,7 @@ def compare(a: str, b: str) -> Compared:
 
     Raises:
         FileNotFoundError: for a name without scores; the message has the command that makes them.
-        ValueError: if they are of different images.
+        ValueError: if they are of different images, competitions or metrics.
     """
     first, second = _same_images([a, b])
     scores = scores_of(first), scores_of(second)
@@ -205,16 +205,19 @@ def _trained_by(cfg: Config) -> dict[str, Any]:
 
 
 def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
-    """The scores of submissions on the same images, by the same metric."""
+    """The scores of submissions to one competition on the same images, by the same metric.
+
+    A competition of the same images and metric may have other labels.
+    """
     tables = [read_scores(name) for name in names]
-    first, *others = [(name, _manifest_of(name)) for name in names]
-    for name, manifest in others:
-        for key in ("competition", "selection_metric"):
-            one, other = (each.get(key) for each in (first[1], manifest))
-            if one and other and one != other:
+    for key in ("competition", "selection_metric"):
+        known = [(name, found) for name in names if (found := _manifest_of(name).get(key))]
+        for name, other in known[1:]:
+            first, one = known[0]
+            if one != other:
                 raise ValueError(
-                    f"{first[0]} and {name} have another {key.replace('_', ' ')}, {one} and {other}: their scores "
-                    f"cannot be compared"
+                    f"{first} and {name} have different values of {key}, {one} and {other}: their scores cannot be "
+                    f"compared"
                 )
     for name, table in zip(names, tables, strict=True):
         unshared = sorted(set(table["image_id"]) ^ set(tables[0]["image_id"]))

@@ -12,7 +12,7 @@ from pipeline.competition import Competition
 from pipeline.config import WITHOUT_MODEL, Config
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
-from pipeline.duplicates import read_duplicates
+from pipeline.duplicates import merge_groups, read_duplicates
 from pipeline.duplicates.search import search_duplicates
 from pipeline.files import write_text
 from pipeline.planning.config_draft import draft_config as draft_options
@@ -86,7 +86,12 @@ def measure_and_draft(name: str, card_name: str, data_root: Path | None, *, skip
     make_data(card, paths)
     index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)
     pairs = _near_duplicates(cfg, card, paths, index, test_index)
-    index, test_index = with_groups(card, index, test_index, pairs)
+    compared = with_groups(card, index, test_index, pairs)
+    index = index if pairs is None else index.assign(group=merge_groups(index, pairs))
+    index, test_index = (
+        each.assign(compared_group=of_both["group"])
+        for each, of_both in zip((index, test_index), compared, strict=True)
+    )
     found = measure(card, index, test_index, Labels.of(card), None if pairs is None else len(pairs))
     draft = draft_options(card, found, card_name, None if data_root is None else str(data_root))
     if skip_bad:

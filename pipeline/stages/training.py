@@ -49,7 +49,7 @@ from pipeline.training.batch_size import choose_batch_size, with_chosen_batch_si
 from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, load_weights, read_record, refuse_other_settings
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData, TeacherData
-from pipeline.training.full_fit import median_best_epochs, with_epochs
+from pipeline.training.full_fit import median_best_epochs, median_epochs, with_epochs
 from pipeline.training.history import Epoch, describe_progress, kept_line
 from pipeline.training.step_memory import log_checkpointing
 from pipeline.training.trackers import Run, Trackers
@@ -171,11 +171,13 @@ def train_full(context: Context) -> Path:
     with _lock_fold(context, FULL):
         if not is_trained(context, FULL):
             check_training(context, full=True)
-            epochs = median_best_epochs([read_history(context, fold) for fold in context.fold_numbers()])
+            histories = [read_history(context, fold) for fold in context.fold_numbers()]
+            epochs = median_best_epochs(histories)
             numbers = ", ".join(map(str, epochs))
             log.info("%s, full fit: %s epochs per phase, the medians of the folds' best", context.cfg.name, numbers)
             with _unpacked(context) as opened:
-                _fit(opened, FULL, context.index, None, epochs)
+                train = with_epochs(context.cfg.train, epochs, median_epochs(histories))
+                _fit(opened, FULL, context.index, None, train)
     return context.paths.weights(FULL)
 
 
@@ -309,12 +311,12 @@ def _fit(
     fold: Fold,
     train_index: pd.DataFrame,
     valid_index: pd.DataFrame | None,
-    epochs: tuple[int, ...] | None = None,
+    train: config.Train | None = None,
 ) -> None:
     """Train a fold from its initial weights, or resume its training.
 
     Args:
-        epochs: of each phase, in place of the config's.
+        train: how, in place of the config's.
     """
     cfg = context.cfg
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
@@ -340,11 +342,10 @@ def _fit(
     resumed = (folder / "state.pt").is_file()
     start = f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning"
     log.info("%s, fold %s: %s", cfg.name, fold, start)
-    train = with_epochs(cfg.train, epochs) if epochs else cfg.train
     job = TrainJob(
         model,
         data,
-        train,
+        train or cfg.train,
         folder=folder,
         seed=seed,
         settings=settings(context),

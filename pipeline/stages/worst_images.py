@@ -30,8 +30,14 @@ def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Val
     rows = data.valid_index.set_index("image_id", drop=False).loc[[image_id for image_id, _ in validation.worst]]
     if data.tiles and (rows["height"] * rows["width"]).max() > MAX_TILED:
         return
-    options = {"exclusive": data.labels.exclusive, "tiles": data.tiles, "batch_size": data.batch_size}
-    predictor = Predictor(model, ("identity",), precision, **options)
+    predictor = Predictor(
+        model,
+        ("identity",),
+        precision,
+        exclusive=data.labels.exclusive,
+        tiles=data.tiles,
+        batch_size=data.batch_size,
+    )
     options = {"reader": data.reader, "batch_size": data.batch_size, "workers": 0, "size": data.labels.size}
     found = dict(predict_images(predictor, rows, what="worst images", **options))
     panels = []

@@ -105,8 +105,8 @@ def count_groups(scores: Sequence[Scores], groups: np.ndarray | None = None) -> 
     effective = min(effective_groups(each.per_group(groups)) for each in scores)
     if effective < MIN_GROUPS - TIE:
         raise TooFewGroupsError(
-            f"the metric counts {effective:.1f} effective groups, a choice of submissions needs {MIN_GROUPS}: the "
-            f"simulation was not checked with fewer. Select by other evidence"
+            f"the metric counts {effective:.1f} effective groups, a simulated shake-up needs {MIN_GROUPS}: it was not "
+            f"checked with fewer. Select submissions by other evidence"
         )
     return effective
 

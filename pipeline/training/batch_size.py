@@ -71,7 +71,8 @@ def choose_batch_size(job: TrainJob, group: Processes, path: Path, known: Path) 
         why = "without an NVIDIA GPU, memory is not measured"
     if not size:
         raise ValueError(
-            f"train.batch_size = \"auto\": the GPU's memory is full with {LEAST_IMAGES} images: lower the phases' crop"
+            f'train.batch_size = "auto": the GPU\'s memory is full with {LEAST_IMAGES} images or less: lower the '
+            f"phases' crop, choose a smaller model.encoder"
             f"{'' if job.grad_checkpointing else ', or set model.grad_checkpointing = true'}"
         )
     if group.is_main and not path.is_file():  # else a training of another fold was faster

@@ -23,11 +23,23 @@ def median_best_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[i
     >>> median_best_epochs([[{**line, "epoch": 3}, {**line, "epoch": 5}], [{**line, "epoch": 8}]])
     (7,)
     """
+    return median_epochs([[line for line in history if line["best"]] for history in histories])
+
+
+def median_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[int, ...]:
+    """The median over the folds of each phase's last epoch, rounded up.
+
+    Args:
+        histories: as for `median_best_epochs`.
+
+    Raises:
+        ValueError: as `median_best_epochs`.
+    """
     if not histories:
         raise ValueError(
             "a full fit trains for the median of the folds' best epochs, and no fold is trained: train them"
         )
-    found = [{line["phase"]: line["epoch"] for line in history if line["best"]} for history in histories]
+    found = [{line["phase"]: line["epoch"] for line in history} for history in histories]
     for number, phases in enumerate(found):
         if phases.keys() != found[0].keys():
             raise ValueError(
@@ -37,13 +49,13 @@ def median_best_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[i
     return tuple(math.ceil(median(phases[phase] for phases in found)) for phase in sorted(found[0]))
 
 
-def with_epochs(cfg: config.Train, epochs: Sequence[int]) -> config.Train:
+def with_epochs(cfg: config.Train, epochs: Sequence[int], trained: Sequence[int] | None = None) -> config.Train:
     """The config with other numbers of epochs, rounded up so that each cycle has whole epochs.
-
-    With a time limit, which may have lowered the folds' epochs, an encoder is frozen for the same share of a phase.
 
     Args:
         epochs: one number per phase.
+        trained: epochs of the folds in each phase. A time limit may have lowered them, and then layers were unfrozen
+            earlier, as they are in the returned phases. None: as many as the config has.
 
     Raises:
         ValueError: if there are not as many numbers as phases.
@@ -52,14 +64,14 @@ def with_epochs(cfg: config.Train, epochs: Sequence[int]) -> config.Train:
         raise ValueError(f"epochs {list(epochs)} for {len(cfg.phases)} phases: expected one number per phase")
     phases = (
         phase.model_copy(update={"epochs": math.ceil(number / phase.cycles) * phase.cycles, **freezing})
-        for phase, number in zip(cfg.phases, epochs, strict=True)
-        for freezing in [_freezing(phase, number) if cfg.max_minutes else {}]
+        for phase, number, of_folds in zip(cfg.phases, epochs, trained or epochs, strict=True)
+        for freezing in [_freezing(phase, of_folds) if cfg.max_minutes and trained else {}]
     )
     return cfg.model_copy(update={"phases": tuple(phases)})
 
 
 def _freezing(phase: config.Phase, epochs: int) -> dict[str, int]:
-    """The numbers of epochs with frozen layers, for another number of epochs."""
+    """The numbers of epochs with frozen layers in a phase that had another number of epochs."""
     if phase.freeze_encoder is True:
         return {}
     return {name: getattr(phase, name) * epochs // phase.epochs for name in ("freeze_encoder", "unfreeze_epochs")}

@@ -21,8 +21,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"fused": True},  # faster; of the same result
     # Else it draws from the process's generator, and the weights of the processes of torchrun would drift apart.
     "kron": {"deterministic": True},
+    "kronw": {"deterministic": True},
 }
-PROBED = 8  # rows and columns of the weight that `check_optimizer` changes: Muon treats smaller ones as AdamW does
+PROBED = 8  # rows and columns of the weight that `check_optimizer` changes: Muon treats fewer than 4 as AdamW does
 
 
 def build_optimizer(model: nn.Module, phase: config.Phase, cfg: config.Train, encoder: str) -> torch.optim.Optimizer:

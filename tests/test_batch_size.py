@@ -160,7 +160,8 @@ def test_of_two_folds_that_choose_at_the_same_time_the_first_decides(tiny, searc
 def test_too_little_memory_for_the_smallest_batch_is_one_line(tiny, searches, monkeypatch):
     monkeypatch.setattr(batch_size, "most_images", lambda *_: 0)
     with pytest.raises(
-        ValueError, match=r'train\.batch_size = "auto": .*full with 2 images: lower .* crop, or set mod'
+        ValueError,
+        match=r'train\.batch_size = "auto": .*full with 2 images or less: lower .* crop, or .*encoder, or set mod',
     ):
         choose()
     assert not CHOSEN.exists()

@@ -72,7 +72,7 @@ def choose_batch_size(job: TrainJob, group: Processes, path: Path, known: Path) 
     if not size:
         raise ValueError(
             f'train.batch_size = "auto": the GPU\'s memory is full with {LEAST_IMAGES} images or less: lower the '
-            f"phases' crop, choose a smaller model.encoder"
+            f"phases' crop, or choose a smaller model.encoder"
             f"{'' if job.grad_checkpointing else ', or set model.grad_checkpointing = true'}"
         )
     if group.is_main and not path.is_file():  # else a training of another fold was faster

@@ -393,7 +393,7 @@ def describe_selected_epochs(members: Sequence[Context]) -> list[str]:
         return []
     return [
         f"epochs and phases of {listed(names)} were selected on the held-out images, so the score is slightly "
-        f'optimistic: by .001 or less on nuclei (docs/results.md). train.select = "last" selects nothing'
+        f'optimistic: by about .001 on nuclei (docs/results.md). train.select = "last" avoids it'
     ]
 
 

@@ -661,16 +661,6 @@ def plasma_cells(root: Path) -> None:
 
 
 @layout
-def fish_species(root: Path) -> None:
-    """A folder for each species, with folders of its name and of its name and GT, whose files have the same numbers."""
-    for number in range(TRAIN):
-        image, labels = blobs(number)
-        species = ("Black Sea Sprat", "Red Mullet", "Shrimp")[number % 3]
-        write(root / f"Fish_Dataset/{species}/{species}/{number // 3 + 1:05}.png", image)
-        write(root / f"Fish_Dataset/{species}/{species} GT/{number // 3 + 1:05}.png", labels * 255)
-
-
-@layout
 def surgical_organs(root: Path) -> None:
     """Folders of organs and operations, with images and masks named by a word and a number."""
     for number in range(TRAIN):

@@ -131,7 +131,6 @@ EXPECTED = {
         {"kidney left": 1, "kidney right": 2, "liver": 3},
     ),
     "tumours_beside_the_middle": Expected("imagesTr", "labelsTr", (20, 0, 5), numbered(0, 1, 2)),
-    "fish_species": Expected("Fish_Dataset", "Fish_Dataset", (12, 0, 12), ONE),
     "surgical_organs": Expected(".", ".", (12, 0, 6), ONE),
     "plasma_cells": Expected(
         "train/x", "train/y", (12, 4, 12), {"class 20": tuple(range(1, 30, 2)), "class 40": tuple(range(2, 30, 2))}

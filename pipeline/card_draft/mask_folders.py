@@ -484,8 +484,8 @@ def _id_forms(masks: Sequence[str], known: Collection[str]) -> Iterator[IdForm]:
     yield from FOLDER_FORMS
     depths = zip(*(path.split("/")[:-1] for path in masks), strict=False)
     different = [depth for depth, parts in enumerate(depths) if len(set(parts)) > 1]
-    for chosen in [different, different[:1]][: len(different)]:
-        yield from (partial(_with_folders, form=form, depths=chosen) for form in ID_FORMS)
+    if different:
+        yield from (partial(_with_folders, form=form, depths=different) for form in ID_FORMS)
 
 
 def _with_folders(path: str, form: IdForm, depths: Sequence[int]) -> str:

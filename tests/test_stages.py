@@ -77,7 +77,7 @@ def test_the_command_of_a_better_member_has_the_folds_of_the_ensemble(csv, comma
 
 def test_members_with_different_image_sizes_are_refused_with_id_and_sizes(tiny):
     members = [Stored("one", np.zeros((1, 36, 44), np.uint8)), Stored("other", np.zeros((1, 18, 22), np.uint8))]
-    rows = pd.DataFrame({"image_id": ["0757"], "path": [Path("0757.png")], "choice_fold": [0]})
+    rows = pd.DataFrame({"image_id": ["0757"], "path": [Path("0757.png")], "choice_fold": [0], "group": ["a"]})
     said = r"image '0757': other predicts \(1, 18, 22\), one \(1, 36, 44\) .*: an ensemble needs one size"
     with pytest.raises(ValueError, match=said):
         oof_of_members(members, rows).read("0757")
@@ -232,7 +232,7 @@ def test_final_of_few_groups_gives_no_advice(submitted, capsys):
             f"submissions/{name}.oof.csv", index=False
         )
     assert main(["final", "tiny", "seed1", "--competition", "tiny.toml", "--data", "tiny"]) == 2
-    assert re.search(r"counts [34]\.\d effective groups, a choice of submissions needs 10", capsys.readouterr().err)
+    assert re.search(r"counts [34]\.\d effective groups, a simulated shake-up needs 10", capsys.readouterr().err)
 
 
 def test_final_for_another_competition_is_refused_with_the_right_one(submitted, capsys):

@@ -92,7 +92,7 @@ def test_two_configs_are_averaged_by_their_weights(submitted, monkeypatch):
     weightings = {1: Weighting("mean", (1.0,)), 2: Weighting("mean", (0.25, 0.75))}
     monkeypatch.setattr(
         "pipeline.ensemble.selection.make_chooser",
-        lambda images, fold_of, metric, members: Chooser(
+        lambda images, fold_of, metric, members, groups: Chooser(
             lambda _: weightings[members], lambda _: weightings[members].weights
         ),
     )

@@ -26,6 +26,11 @@ def load(*pairs):
     return config.load("configs/tiny.toml", pairs)
 
 
+def full(*_, **__):
+    """Any call on a GPU without memory."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU with memory for `pixels` pixels of a batch; lists the batches that were tried."""
@@ -67,9 +72,6 @@ def test_the_limit_is_not_exceeded_and_nothing_may_fit(tiny, gpu, pixels, limit,
 
 
 def test_a_model_that_does_not_fit_itself_leaves_no_memory_for_images(tiny, monkeypatch):
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(trainer, "ModelEmaV3", full)
     assert most_images(job_of_tiny(), CPU, limit=8) == 0
 
@@ -278,18 +280,12 @@ def test_the_memory_of_a_step_is_measured_on_few_images(tiny, monkeypatch):
 
 
 def test_a_gpu_without_room_for_the_network_names_the_encoder(tiny, monkeypatch):
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(trainer, "ModelEmaV3", full)
     with pytest.raises(ValueError, match=r"full before the first update of phase 1, .* a smaller model\.encoder"):
         fit_tiny()
 
 
 def test_a_gpu_that_is_full_names_batch_crop_and_checkpointing_in_this_order(tiny, monkeypatch):
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(trainer, "train_one_epoch", full)
     with pytest.raises(ValueError, match=r"halve train\.batch_size .*the phase's crop, or set model\.grad_ch"):
         fit_tiny()

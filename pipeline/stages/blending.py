@@ -35,7 +35,7 @@ class BlendResult(NamedTuple):
     summary: SubmissionSummary
     agreed: int  # masks, or images of objects, that all CSVs have alike; their text is copied
     ties: int  # pixels, or objects, with exactly half of the weight; of exclusive classes, with equal highest weights
-    exclusive: bool = False  # the classes exclude each other
+    exclusive: bool  # the classes exclude each other
 
 
 class Submission(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,10 +211,10 @@ def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
     A competition of the same images and metric may have other labels.
     """
     tables = [read_scores(name) for name in names]
+    manifests = {name: _manifest_of(name) for name in names}
     for key in ("competition", "selection_metric"):
-        known = [(name, found) for name in names if (found := _manifest_of(name).get(key))]
-        for name, other in known[1:]:
-            first, one = known[0]
+        known = [(name, found) for name, manifest in manifests.items() if (found := manifest.get(key))]
+        for (first, one), (name, other) in pairwise(known):
             if one != other:
                 raise ValueError(
                     f"{first} and {name} have different values of {key}, {one} and {other}: their scores cannot be "

@@ -62,10 +62,11 @@ def with_epochs(cfg: config.Train, epochs: Sequence[int], trained: Sequence[int]
     """
     if len(epochs) != len(cfg.phases):
         raise ValueError(f"epochs {list(epochs)} for {len(cfg.phases)} phases: expected one number per phase")
+    planned = [phase.epochs for phase in cfg.phases]
+    of_folds = trained if cfg.max_minutes and trained else planned  # patience ends a phase early too
     phases = (
-        phase.model_copy(update={"epochs": math.ceil(number / phase.cycles) * phase.cycles, **freezing})
-        for phase, number, of_folds in zip(cfg.phases, epochs, trained or epochs, strict=True)
-        for freezing in [_freezing(phase, of_folds) if cfg.max_minutes and trained else {}]
+        phase.model_copy(update={"epochs": math.ceil(number / phase.cycles) * phase.cycles, **_freezing(phase, had)})
+        for phase, number, had in zip(cfg.phases, epochs, of_folds, strict=True)
     )
     return cfg.model_copy(update={"phases": tuple(phases)})
 

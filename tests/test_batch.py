@@ -112,9 +112,10 @@ def test_memory_does_not_grow_over_2000_images(bundle, monkeypatch):
         stages.batch_predict(Path("bundle"), images, "out", rows=100)
     finally:
         tracemalloc.stop()
-    traced, resident = np.subtract(used[-1], used[3])
-    assert traced < 64 << 10, "what Python holds of 1,600 images"
-    assert resident < 4 << 20, "what torch holds of them"
+    # In each of 16 partitions of 100 images. Something made once, such as a record of the log, is no leak: the median.
+    traced, resident = np.diff(used[3:], axis=0).T
+    assert np.median(traced) < 4 << 10, f"what Python holds of 100 images: {traced.tolist()}"
+    assert resident.sum() < 4 << 20, f"what torch holds of 1,600: {resident.tolist()}"
 
 
 def test_a_write_that_fails_leaves_no_partition(bundle, monkeypatch):

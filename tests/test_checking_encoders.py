@@ -1,6 +1,8 @@
 """`encoders --check`: random encoders train for a step and predict, in every architecture that they are listed for."""
 
 import csv
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,6 @@ def tried(tmp_path, monkeypatch) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(checking_encoders, "run_once", run)
     monkeypatch.setattr(checking_encoders, "check_model", lambda _model: None)
-    monkeypatch.setattr(checking_encoders.gc, "collect", lambda: None)  # half a second each
     return calls
 
 
@@ -64,6 +65,31 @@ def test_an_encoder_above_the_memory_is_not_checked_until_there_is_more(tried):
     assert {row["result"] for row in read()} == {"not checked"}
     assert main(["encoders", "tu-test_vit2", "--check", "1"]) == 1
     assert {row["result"] for row in read()} == {"passed", "failed"}
+
+
+class Network:
+    pass
+
+
+def test_a_failed_network_is_freed_before_the_next_and_a_collection_skips_what_was_imported(tried, monkeypatch):
+    living, frozen = weakref.WeakSet(), []
+
+    def run(_cfg):
+        frozen.append(gc.get_freeze_count())
+        assert not living, "the network of the call before"
+        network, error = Network(), RuntimeError("no such size")
+        living.add(network)
+        raise error  # its traceback has this frame, and this frame has the error
+
+    gc.disable()  # so that nothing else frees the cycle
+    try:
+        monkeypatch.setattr(checking_encoders, "run_once", run)
+        results = check_encoders(["tu-test_resnet"], 1, seed=0, path=Path(RESULTS), memory=8)
+    finally:
+        gc.enable()
+    assert {each.reason for each in results} == {"RuntimeError: no such size"}
+    assert min(frozen) > 100_000
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.slow

@@ -52,6 +52,28 @@ def test_other_encoders_leave_the_config_as_it_is(tiny):
     assert with_image_size(cfg) is cfg
 
 
+ATROUS = ("deeplabv3_aspp", "deeplabv3plus")
+
+
+@pytest.mark.parametrize(
+    ("arch", "output_stride"), [("unet", 32), ("fpn", 32), *((arch, stride) for arch in ATROUS for stride in (8, 16))]
+)
+@pytest.mark.parametrize("name", ["tu-mobilevit_xxs", "tu-mobilevitv2_050", "tu-test_resnet"])
+def test_each_feature_map_has_the_size_of_the_image_over_its_stride(name, arch, output_stride):
+    """MobileViTv2 makes the sizes of its maps even: 300×200 pixels, filled up to 320×224, had 7 columns that became 8."""
+    options = {"output_stride": output_stride} if arch in ATROUS else {}
+    model = build_model(config.Model(arch=arch, encoder=name, weights="none", **options)).eval()
+    shapes = []
+    model.encoder.register_forward_hook(lambda _encoder, images, maps: shapes.append((images[0], maps)))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 300, 200)).shape[-2:] == (300, 200)
+    ((images, maps),) = shapes
+    sizes = torch.tensor([each.shape[-2:] for each in maps])
+    strides = torch.tensor(images.shape[-2:]) / sizes
+    expected = [min(stride, output_stride) for stride in (1, 2, 4, 8, 16, 32)]
+    assert strides.tolist() == [[stride, stride] for stride in expected]
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [

@@ -227,7 +227,7 @@ def for_prediction(cfg: config.Config) -> config.Model:
 
 def _build(cfg: config.Model) -> Segmenter:
     net = ARCHITECTURES[cfg.arch].build(cfg)
-    net.stride = encoder.image_side(cfg) or net.stride
+    net.stride = encoder.image_side(cfg) or net.stride * encoder.patch_side(net.encoder)
     mean, std = encoder.normalization(cfg.encoder, cfg.in_channels)
     heads = cfg.classes if cfg.image_head else 0
     return Segmenter(net, mean, std, image_head=heads, gate=cfg.image_gate)

@@ -15,6 +15,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.mobilevit import MobileVitV2Block
 from torch import nn
 
 from pipeline import config
@@ -143,7 +144,7 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
         output_stride: of the last feature map; below 32, strides become dilation and the weights stay the same.
 
     Shapes:
-        images: (N, in_channels, H, W) float, normalized, H and W multiples of 32.
+        images: (N, in_channels, H, W) float, normalized, H and W multiples of 32 `patch_side`.
 
     Raises:
         ValueError: if the encoder cannot have that stride, or as `load_file`.
@@ -203,6 +204,16 @@ def image_side(cfg: config.Model) -> int | None:
     if cfg.img_size or found is None or found.image_size == "any":
         return cfg.img_size
     return int(found.native_size)
+
+
+def patch_side(encoder: nn.Module) -> int:
+    """Height and width, in pixels of the feature maps, of the patches that the encoder enlarges its maps to; 1 for most.
+
+    MobileViTv2 resizes a map of 7×7 to 8×8 for its patches of 2×2, and does not undo it: the next map of a decoder would
+    have another size, or its pixels another place.
+    """
+    patches = (max(block.patch_size) for block in encoder.modules() if isinstance(block, MobileVitV2Block))
+    return max(patches, default=1)
 
 
 def size_options(cfg: config.Model) -> dict[str, object]:

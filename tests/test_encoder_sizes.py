@@ -60,7 +60,7 @@ ATROUS = ("deeplabv3_aspp", "deeplabv3plus")
 )
 @pytest.mark.parametrize("name", ["tu-mobilevit_xxs", "tu-mobilevitv2_050", "tu-test_resnet"])
 def test_each_feature_map_has_the_size_of_the_image_over_its_stride(name, arch, output_stride):
-    """MobileViTv2 makes the sizes of its maps even: 300×200 pixels, filled up to 320×224, had 7 columns that became 8."""
+    """MobileViTv2 makes the sizes of its maps even: 7 columns, of 200 pixels filled up to 224, became 8."""
     options = {"output_stride": output_stride} if arch in ATROUS else {}
     model = build_model(config.Model(arch=arch, encoder=name, weights="none", **options)).eval()
     shapes = []

@@ -207,10 +207,10 @@ def image_side(cfg: config.Model) -> int | None:
 
 
 def patch_side(encoder: nn.Module) -> int:
-    """Height and width, in pixels of the feature maps, of the patches that the encoder enlarges its maps to; 1 for most.
+    """Pixels of a feature map of which the encoder makes its height and width a multiple; 1 for most encoders.
 
-    MobileViTv2 resizes a map of 7×7 to 8×8 for its patches of 2×2, and does not undo it: the next map of a decoder would
-    have another size, or its pixels another place.
+    MobileViTv2 resizes a map of 7×7 to 8×8 for its patches of 2×2, and does not undo it: the map would not fit a
+    decoder's next one, or its pixels would be at another place.
     """
     patches = (max(block.patch_size) for block in encoder.modules() if isinstance(block, MobileVitV2Block))
     return max(patches, default=1)

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -272,7 +272,7 @@ def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
     if error["type"] in UNKNOWN_KEY:
         table = _model_at(model, parents)
         place = f" in [{shortened('.'.join(map(str, parents)))}]" if parents else ""
-        return f"unknown key '{shortened(last)}'{place}. {did_you_mean(str(last), _fields(table))}"
+        return f"unknown key '{shortened(last)}'{place}. {_suggest(model, table, str(last))}"
     value = error.get("input")
     return _describe(error, "" if isinstance(value, dict | list | Table) else f"{quoted(value)}: ")
 
@@ -336,6 +336,29 @@ def _model_at(model: Any, parents: Iterable[str | int]) -> Any:
             return model
         model = _table_in(fields[part].annotation)
     return model
+
+
+def _suggest(model: type[Table], table: Any, key: str) -> str:
+    """What to write instead of a key that a table lacks: the place that has exactly this key, or else a key like it."""
+    tables = chain([("", model)], _tables(model, {model}))
+    places = [f"[{name}]" if name else "the top level" for name, each in tables if key in _fields(each)]
+    if not places:
+        return did_you_mean(key, _fields(table))
+    known = listed(sorted(_fields(table)), MAX_QUOTE)
+    return f"It is a key of {listed(places, MAX_QUOTE)}. Known here: {known}."
+
+
+def _tables(model: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
+    """The tables inside a model, each once, by their dotted names; outer tables first."""
+    inner = {
+        name: table
+        for name, field in getattr(model, "model_fields", {}).items()
+        if (table := _table_in(field.annotation)) is not None and table not in seen
+    }
+    yield from inner.items()
+    for name, table in inner.items():
+        seen.add(table)
+        yield from ((f"{name}.{deeper}", each) for deeper, each in _tables(table, seen))
 
 
 def _table_in(annotation: Any) -> Any:

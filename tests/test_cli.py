@@ -454,6 +454,13 @@ def test_a_missing_argument_is_named_with_the_usage(command, capsys):
     assert line.startswith(f"pipeline {command}: Missing argument 'name'. Usage: pipeline {command} ")
 
 
+@pytest.mark.parametrize("paths", [[], ["mine.csv"], ["", ""], ["mine.csv", ""]])
+def test_a_score_without_both_files_shows_how_to_give_them(paths, capsys):
+    """An empty path is what make passes for a variable that is not set."""
+    assert main(["score", "demo", *paths]) == 2
+    assert "give a submission and the true masks, as in: make score COMPETITION=demo " in capsys.readouterr().err
+
+
 def test_files_to_score_that_do_not_exist_are_named_by_their_option(tiny, capsys):
     Path("submissions").mkdir()
     Path("submissions/mine.csv").touch()

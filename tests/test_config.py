@@ -32,6 +32,12 @@ def test_shipped_configs_exist():
     [
         ("batch_size", "batchsize", r"tiny\.toml: unknown key 'batchsize' in \[train\]. Did you mean 'batch_size'\?"),
         ("epochs = 2", "epoch = 2", r"unknown key 'epoch' in \[train\.phases\.0\]. Did you mean 'epochs'\?"),
+        ("batch_size", "seed", r"'seed' in \[train\]\. It is a key of the top level, \[folds\]\. Known here: acc"),
+        (
+            "count = 3",
+            "crop = 3",
+            r"unknown key 'crop' in \[folds\]\. It is a key of \[train\.phases\]\. Known here: b",
+        ),
         ("[folds]", "[fold]", r"unknown key 'fold'. Did you mean 'folds'\?"),
         ("lr = 3e-3", 'lr = "fast"', r"train\.phases\.0\.lr: 'fast': expected a number"),
         ("lr = 3e-3", "lr = -1", r"train\.phases\.0\.lr: -1: expected more than 0"),

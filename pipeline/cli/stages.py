@@ -499,7 +499,7 @@ def score(
     solution: Annotated[Path | None, typer.Argument(help="the CSV with the ground truth")] = None,
 ) -> None:
     """Compute the official metric of a submission against the ground truth."""
-    if submission is None or solution is None:
+    if {submission, solution} & {None, Path()}:  # make passes an empty path
         raise ValueError(
             "give a submission and the true masks, as in: make score COMPETITION=demo SUBMISSION=x.csv SOLUTION=y.csv"
         )

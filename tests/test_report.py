@@ -18,7 +18,7 @@ from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
 from pipeline.ensemble.selection import Oof, Selection
 from pipeline.postprocess.rules import Rules, apply
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_by_label
-from pipeline.report import page, pictures, plots, subgroups
+from pipeline.report import overlays, page, pictures, plots, subgroups
 from pipeline.report.label_quality import calibration_error, label_error_score, reliability
 from pipeline.report.page import render, to_cell, to_table, write_report
 from pipeline.report.recommendations import recommend
@@ -192,6 +192,24 @@ def test_galleries_choose_by_score_and_label_error_score():
     assert pictures.likely_label_errors(images)["label_error_score"].min() >= pictures.LABEL_ERROR
     assert pictures.likely_label_errors(images)["image_id"].iloc[0] == "image000"
     assert len(pictures.with_label_errors(images)) == 30
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (40, {"best": range(39, 33, -1), "middle": range(22, 16, -1), "worst": range(5, -1, -1)}),
+        (18, {"best": range(17, 11, -1), "middle": range(11, 5, -1), "worst": range(5, -1, -1)}),
+        (4, {"best": [3, 2], "middle": [1], "worst": [0]}),
+        (1, {"best": [0]}),
+        (0, {}),
+    ],
+)
+def test_the_examples_are_the_best_the_middle_and_the_worst_and_of_few_images_each_once(count, shown):
+    scores = pd.DataFrame({"score": np.arange(count) / 40})
+    examples = overlays.choose_examples(scores.sample(frac=1, random_state=0))
+    assert {name: rows.index.tolist() for name, rows in examples.items()} == {
+        name: list(numbers) for name, numbers in shown.items()
+    }
 
 
 def test_best_images_have_a_mask():

@@ -109,7 +109,7 @@ def _ready(cfg: config.Model) -> tuple[torch.nn.Module, torch.Tensor, torch.devi
     """Model and a batch of raw pixels on the device, as the pipeline prepares them."""
     torch.manual_seed(0)
     on = hardware.device()
-    model = build_model(cfg).to(on, memory_format=torch.channels_last)
+    model = hardware.place(build_model(cfg), on)
     images = torch.randint(0, 256, (BATCH, 3, CROP, CROP), dtype=torch.uint8, device=on)
     return model, images.contiguous(memory_format=torch.channels_last), on, hardware.precision("auto", on)
 

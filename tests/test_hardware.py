@@ -1,5 +1,6 @@
 """The precision of a machine is found with every supported version of torch."""
 
+import copy
 import ctypes
 import os
 import sys
@@ -114,3 +115,15 @@ def test_an_older_glibc_that_refuses_a_high_threshold_gets_its_highest(monkeypat
 def test_without_glibc_nothing_is_set(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     hardware.keep_freed_memory.__wrapped__()
+
+
+def test_weights_of_four_dimensions_are_placed_in_channels_last_format_and_others_as_they_are():
+    """The lambda layers of timm have a convolution of three dimensions, which `nn.Module.to` refuses in that format."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3), nn.Linear(4, 4))
+    expected = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="rank 4"):
+        copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert hardware.place(model, torch.device("cpu")) is model
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[1].weight.is_contiguous()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())

@@ -74,7 +74,7 @@ class Predictor:
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
         hardware.set_tf32(precision == "tf32")
-        self.model = with_image_logits(model.to(self.device, memory_format=torch.channels_last).eval())
+        self.model = with_image_logits(hardware.place(model, self.device).eval())
         self.views, self.exclusive = views, exclusive
         self.tiles, self.batch_size = tiles, batch_size
         self._build = partial(BACKENDS[backend], self.model, self.device)

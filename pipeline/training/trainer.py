@@ -136,7 +136,7 @@ class Trainer:
         self.job, self.state, self.group, self.validator = job, state, group, validator
         self.phase = job.cfg.phases[state.phase - 1]
         self.arithmetic = Arithmetic.of(group, job.cfg.precision)
-        self.model = job.model.to(group.device, memory_format=torch.channels_last)
+        self.model = hardware.place(job.model, group.device)
         if group.device.type == "cpu" and self.arithmetic.precision == torch.bfloat16:
             compute_in_float32(self.model)
         if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.batch_size_per_process(job.cfg.batch_size)):

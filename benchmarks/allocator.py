@@ -41,7 +41,7 @@ def run(precision: str, kept: bool, steps: int) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     cfg, device = config.Model(encoder=ENCODER, weights="none"), hardware.device()
-    model = build_model(cfg).to(device, memory_format=torch.channels_last).train()
+    model = hardware.place(build_model(cfg), device).train()
     images = torch.randint(0, 256, (BATCH, CROP, CROP, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     target = (torch.rand(BATCH, 1, CROP, CROP) < 0.2).to(torch.uint8)
     train = training_loop(model, lambda updates: [(images, target)] * updates, precision, 1e-4)

@@ -98,9 +98,7 @@ def write_images(root: Path, count: int, side: int) -> pd.DataFrame:
 def network(case: Case) -> nn.Module:
     """The network of a case, on the device."""
     torch.manual_seed(0)
-    model = build_model(config.Model(encoder=case.encoder, weights="none")).to(
-        hardware.device(), memory_format=torch.channels_last
-    )
+    model = hardware.place(build_model(config.Model(encoder=case.encoder, weights="none")), hardware.device())
     if case.compiled:
         model.compile(dynamic=False)
     return model.train()

@@ -68,9 +68,7 @@ def read(data: str | None):
 def ours(index, card):
     torch.manual_seed(0)
     device = hardware.device()
-    model = (
-        build_model(config.Model(encoder=ENCODER, weights="none")).to(device, memory_format=torch.channels_last).train()
-    )
+    model = hardware.place(build_model(config.Model(encoder=ENCODER, weights="none")), device).train()
     data = MaskedImages(index, Labels.of(card), Reader(3), Augment(make_recipe("medium", CROP, 3)))
     for position in range(len(data)):
         data[position, 0]  # fills the memory like a first epoch

@@ -349,7 +349,7 @@ def _suggest(model: type[Table], table: Any, key: str) -> str:
 
 
 def _tables(model: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
-    """The tables inside a model, each once, by their dotted names; outer tables first."""
+    """The tables inside a model by their dotted names, those of a level before the tables inside them."""
     inner = {
         name: table
         for name, field in getattr(model, "model_fields", {}).items()

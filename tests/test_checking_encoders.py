@@ -96,7 +96,7 @@ def test_a_failed_network_is_freed_before_the_next_and_a_collection_skips_what_w
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_40_random_encoders_of_at_most_15_million_parameters_pass(part, tmp_path):
-    """Small ones, for the time; docs/encoders_checked.csv has the larger ones too."""
+    """Small ones, for the time; docs/encoders_checked.csv has all that were checked so far."""
     names = [row.name for row in encoder.known().values() if row.parameters <= 15]
     drawn = random.Random(1).sample(sorted(names), 40)[10 * part : 10 * (part + 1)]
     found = check_encoders(drawn, 10, seed=0, path=tmp_path / "checked.csv", memory=4)

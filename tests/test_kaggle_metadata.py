@@ -62,7 +62,11 @@ def test_enable_internet_is_always_written(tmp_path):
         ("dataset", {"subtitle": "s" * 81}, "should have at most 80 characters"),
         ("dataset", {"licenses": []}, "licenses: expected a list of 1 or more"),
         ("dataset", {"licenses": [{"name": "MIT"}, {"name": "other"}]}, "licenses: .*at most 1 item"),
-        ("dataset", {"licenses": [{"title": "MIT"}]}, r"unknown key 'title' in \[licenses.0\]. .* Known here: name"),
+        (
+            "dataset",
+            {"licenses": [{"title": "MIT"}]},
+            r"unknown key 'title' in \[licenses\.0\]\. It is a key of the top level\. Known here: name",
+        ),
         ("dataset", {"id": "tiny-weights"}, "expected owner/slug, where owner is a Kaggle user name"),
         ("dataset", {"id": "ada/Tiny_Weights"}, "slug 'Tiny_Weights': expected 6 to 50 of a-z, 0-9 and single hyphens"),
         ("dataset", {"id": "ada/tiny"}, "slug 'tiny': expected 6 to 50"),

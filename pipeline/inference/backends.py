@@ -53,7 +53,7 @@ def _fuse_checked(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model with fused batch norms; the model itself, with a warning, if its logits would change (in float32)."""
     probe = _probe_images(model)
     try:
-        fused = hardware.place(fuse_batch_norms(model, _in_channels(model)), next(model.parameters()).device)
+        fused = hardware.place(fuse_batch_norms(model, _in_channels(model)), probe.device)
         with torch.inference_mode(), hardware.exact_float32():
             expected, found = (logits_of(each(probe)) for each in (model, fused))
         change = ((expected - found).abs().max() / expected.abs().max().clamp_min(1e-6)).item()

@@ -144,7 +144,7 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
         output_stride: of the last feature map; below 32, strides become dilation and the weights stay the same.
 
     Shapes:
-        images: (N, in_channels, H, W) float, normalized, H and W multiples of 32 `patch_side`.
+        images: (N, in_channels, H, W) float, normalized, H and W multiples of the last stride times `patch_side`.
 
     Raises:
         ValueError: if the encoder cannot have that stride, or as `load_file`.

@@ -32,12 +32,13 @@ def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """PANELS rows each of the best, the middle and the worst by their column `score`; of few rows, each row once."""
     ordered = rows.sort_values("score", ascending=False, kind="stable")
     places = np.arange(len(ordered))
-    middle = (len(ordered) - PANELS) // 2
-    thirds = places[:PANELS], places[middle : middle + PANELS], places[-PANELS:]
     if len(ordered) < 3 * PANELS:
-        thirds = np.array_split(places, 3)
-    named = zip(("best", "middle", "worst"), thirds, strict=True)
-    return {name: ordered.iloc[third] for name, third in named if len(third)}
+        parts = np.array_split(places, 3)
+    else:
+        middle = (len(ordered) - PANELS) // 2
+        parts = [places[:PANELS], places[middle : middle + PANELS], places[-PANELS:]]
+    named = zip(("best", "middle", "worst"), parts, strict=True)
+    return {name: ordered.iloc[part] for name, part in named if len(part)}
 
 
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]], columns: int = PANELS) -> None:

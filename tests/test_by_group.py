@@ -447,7 +447,10 @@ def test_summary_manifest_and_report_say_what_thresholds_by_group_gain(with_came
     assert f"{gain:+.4f} against the best rules without them, cross-validated" in note
     assert note in shown
     assert note.startswith("no thresholds by camera: ") == (manifest["by_group"] == {})
-    monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: (GROUP, BY_CAMERA))
+    # What wins on predictions this short of training depends on the machine: the group rules win everywhere here.
+    rules = candidate_rules.CandidateRules
+    monkeypatch.setattr(rules, "base_of", property(lambda self: dict.fromkeys(self.scores_of, GROUP)))
+    monkeypatch.setattr(rules, "best", lambda *_: (GROUP, BY_CAMERA))
     data = collect_report_data([with_cameras])
     note, _of_epochs = data.notes
     assert note.startswith("thresholds by camera: dark 0.25, bright 0.75; of other images 0.5; ")

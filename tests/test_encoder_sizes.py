@@ -74,6 +74,25 @@ def test_each_feature_map_has_the_size_of_the_image_over_its_stride(name, arch, 
     assert strides.tolist() == [[stride, stride] for stride in expected]
 
 
+@pytest.mark.parametrize("name", sorted(encoder.VALID_KERNELS))
+def test_kernels_without_padding_are_padded(name):
+    """timm's own inception_resnet_v2 has maps of 61, 28, 13, 6 and 2 pixels here."""
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(config.Model(arch="unetplusplus", encoder=f"tu-{name}", weights="none")).eval()
+        maps = model.encoder(torch.zeros(1, 3, 128, 128))
+        assert model(torch.zeros(1, 3, 128, 128)).shape == (1, 1, 128, 128)
+    assert [each.shape[-1] for each in maps] == [128, 64, 32, 16, 8, 4]
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch8_224", "vit_tiny_patch16_224", "vit_small_patch32_224"])
+def test_dpt_predicts_images_of_any_size_with_patches_of_any_size(name):
+    """With patches of 8, 200 pixels filled up to a multiple of 16 failed: smp's coarsest map is always at stride 32."""
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(config.Model(arch="dpt", encoder=f"tu-{name}", weights="none")).eval()
+        assert model(torch.zeros(1, 3, 300, 200)).shape == (1, 1, 300, 200)
+    assert model.net.stride == 32
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [

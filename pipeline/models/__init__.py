@@ -227,6 +227,7 @@ def for_prediction(cfg: config.Config) -> config.Model:
 
 def _build(cfg: config.Model) -> Segmenter:
     net = ARCHITECTURES[cfg.arch].build(cfg)
+    encoder.pad_valid_kernels(net.encoder, cfg.encoder)
     net.stride = encoder.image_side(cfg) or net.stride * encoder.patch_side(net.encoder)
     mean, std = encoder.normalization(cfg.encoder, cfg.in_channels)
     heads = cfg.classes if cfg.image_head else 0

@@ -29,6 +29,16 @@ from pipeline.schema import did_you_mean
 
 TABLE = "encoders.csv"
 
+# Encoders with convolutions and poolings without padding, TensorFlow's "valid". Not inception_v3, whose poolings are
+# functions: its maps lose their borders, and an image of 64×64 leaves none of stride 32.
+VALID_KERNELS = {
+    "inception_v4",
+    "inception_resnet_v2",
+    "legacy_xception",
+    "nasnetalarge",
+    "pnasnet5large",
+}
+
 ANY_SIZE: dict[str, object] = {"strict_img_size": False}  # of timm's Swin transformers
 IMAGE_SIZES = {
     "any": "images of any size",
@@ -56,7 +66,7 @@ REQUIREMENTS = {
         "cannot be dilated, or has no convolutional block in its last stage that could be repeated",
         "resnet, resnext, seresnext, efficientnet, convnext, regnet",
     ),
-    "dpt": ("is no plain vision transformer with patches of 14, 16 or 32 pixels", "vit, deit, deit3"),
+    "dpt": ("is no plain vision transformer with patches of 8, 14, 16 or 32 pixels", "vit, deit, deit3"),
 }
 
 
@@ -183,6 +193,20 @@ def _shift_padding(conv: nn.Module) -> None:
         rows, columns = conv.dilation
         conv.padding = (0, 0)
         conv.register_forward_pre_hook(lambda _conv, inputs: F.pad(inputs[0], (0, columns, 0, rows)))
+
+
+def pad_valid_kernels(encoder: nn.Module, name: str) -> None:
+    """Pad the kernels without padding of VALID_KERNELS, as smp does in its own Inception encoders.
+
+    Each of them cuts off the border of the features. Without it, a map of stride 32 has 2×2 pixels of an image of
+    128×128, which a decoder stretches over 4×4.
+    """
+    if parse(name).model not in VALID_KERNELS:
+        return
+    for kernel in encoder.modules():
+        if type(kernel) in (nn.Conv2d, nn.MaxPool2d) and kernel.padding in (0, (0, 0)):  # a subclass pads by itself
+            sides = kernel.kernel_size if isinstance(kernel.kernel_size, tuple) else (kernel.kernel_size,) * 2
+            kernel.padding = tuple(side // 2 for side in sides)
 
 
 def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from pipeline.models.segmenter import Segmenter
 from pipeline.models.weights import convert
 from pipeline.progress import track
 
-PROBE_SIZE = 128  # height and width in pixels of the image of a dry run
+PROBE_SIZE = 64  # height and width in pixels of the image of a dry run, as in `check_model`
 SIZES = ((96, 160), (160, 128), (288, 256))  # height and width of images that show whether an encoder takes any
 
 

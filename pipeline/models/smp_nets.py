@@ -77,7 +77,7 @@ class DPT(SmpNet):
 
     def __init__(self, cfg: config.Model):
         super().__init__(cfg, smp.DPT(**_arguments(cfg), decoder_readout="ignore"))
-        self.stride *= 2  # the decoder halves the resolution of the patches
+        self.stride = 32  # of the coarsest of the maps that the decoder makes, whatever the patches
 
     def decode(self, features: tuple, size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """From features to logits; see the class."""

@@ -130,7 +130,7 @@ def run_once(cfg: Config) -> None:
     """
     torch.manual_seed(0)
     model = build_model(cfg.model)
-    _train_step(model, cfg.train.phases[0].crop)
+    _train_step(model, cfg.train.phases[0].crop, cfg.train.clip)
     images = torch.randint(0, 256, (1, cfg.model.in_channels, *SHAPE), dtype=torch.uint8)
     probs = Predictor(model, ("identity",), "float32", tiles=cfg.predict.tiles)(images)
     if probs.shape[-2:] != SHAPE:
@@ -139,7 +139,7 @@ def run_once(cfg: Config) -> None:
         raise ArithmeticError("a probability is not finite")
 
 
-def _train_step(model: Segmenter, side: int) -> None:
+def _train_step(model: Segmenter, side: int, clip: float) -> None:
     images = torch.randint(0, 256, (BATCH, model.mean.shape[1], side, side), dtype=torch.uint8)
     output = model.train()(images)
     logits = output.logits if isinstance(output, Outputs) else output
@@ -153,6 +153,8 @@ def _train_step(model: Segmenter, side: int) -> None:
         raise ArithmeticError("no weight of the encoder has a gradient")
     if not all(gradient.isfinite().all() for gradient in gradients):
         raise ArithmeticError("a gradient is not finite")
+    # As in training. The gradients of random weights have norms of up to 1e7, with which one step ruins the weights.
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     torch.optim.SGD(model.parameters(), lr=1e-3).step()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from pipeline.report.page import write_report
 from tests.browser import MISSING, find_browser
@@ -107,7 +107,7 @@ def test_the_gallery_opens_steps_and_closes_by_keyboard(opened: Page):
     opened.keyboard.press("ArrowLeft")
     opened.keyboard.press("Escape")
     assert not lightbox.is_visible()
-    assert opened.evaluate("document.activeElement.querySelector('.name').textContent") == names[1]
+    expect(tiles.nth(1)).to_be_focused()  # waits: the dialog's event `close` comes after the dialog is hidden
 
 
 def test_the_scatter_plot_has_logarithmic_axes_on_demand(opened: Page):

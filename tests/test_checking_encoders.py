@@ -33,6 +33,7 @@ def tried(tmp_path, monkeypatch) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(checking_encoders, "run_once", run)
     monkeypatch.setattr(checking_encoders, "check_model", lambda _model: None)
+    monkeypatch.setattr(checking_encoders, "memory_needed", lambda _cfg: 1.0)
     return calls
 
 
@@ -66,6 +67,16 @@ def test_an_encoder_above_the_memory_is_not_checked_until_there_is_more(tried):
     assert {row["result"] for row in read()} == {"not checked"}
     assert main(["encoders", "tu-test_vit2", "--check", "1"]) == 1
     assert {row["result"] for row in read()} == {"passed", "failed"}
+
+
+def test_the_memory_is_that_of_the_network_as_decoders_of_wide_encoders_are_larger_than_these(tmp_path):
+    """ResNetV2-50x3: 211 million weights; `manet` has a 3×3 convolution of 6,144 channels alone with 340 million."""
+    path = tmp_path / "checked.csv"
+    results = check_encoders(["tu-resnetv2_50x3_bit"], 1, seed=0, path=path, memory=0)
+    reasons = {each.arch: each.reason for each in results}
+    assert {each.result for each in results} == {"not checked"}
+    assert reasons["fcn32s"] == "needs about 3.1 GiB"
+    assert reasons["manet"] == "needs about 19.0 GiB"
 
 
 class Network:

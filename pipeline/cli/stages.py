@@ -518,7 +518,7 @@ def encoders(
         typer.Option(min=0, metavar="N", help="train and predict with N random encoders; exit status 1 if any fails"),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="of the draw of --check")] = 0,
-    memory: Annotated[float, typer.Option(min=0, help="GiB: larger encoders are listed as not checked")] = 4.0,
+    memory: Annotated[float, typer.Option(min=0, help="GiB: networks that need more are listed as not checked")] = 4.0,
     results: Annotated[Path, typer.Option(help="where --check keeps its results; pairs in it are done")] = CHECKED,
 ) -> None:
     """List encoders: parameters (millions), the architectures that support them, output strides and image sizes.

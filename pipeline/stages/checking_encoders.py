@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pipeline.config import Config
 from pipeline.files import atomic_write
 from pipeline.inference.predictor import Predictor
-from pipeline.models import ARCHITECTURES, build_model, check_model, encoder
+from pipeline.models import ARCHITECTURES, build_model, check_model, dry_run, encoder
 from pipeline.models.image_size import with_image_size
 from pipeline.models.segmenter import Outputs, Segmenter
 from pipeline.progress import track
@@ -25,7 +25,7 @@ from pipeline.quoting import shortened
 SIDE = 64  # pixels, square, of the training images of an encoder that takes more than its native size
 BATCH = 2  # images, the fewest that batch norm can train on
 SHAPE = (300, 200)  # height and width of the image that is predicted
-BYTES_PER_WEIGHT = 16  # the weight, its gradient, and about as much for the decoder and the activations
+BYTES_PER_WEIGHT = 16  # of the network: the weight, its gradient, and about as much for copies and activations
 PROBED = {"unet", "fcn8s", "deeplabv3_aspp", "deeplabv3_cascade", "dpt"}  # which encoders.csv was made with
 PASSED, FAILED, REFUSED, NOT_CHECKED = "passed", "failed", "refused", "not checked"
 
@@ -50,7 +50,7 @@ def check_encoders(names: Sequence[str], count: int, *, seed: int, path: Path, m
         count: of encoders.
         seed: of the draw.
         path: of the CSV with all results.
-        memory: GiB; encoders that need more are listed as not checked.
+        memory: GiB; networks that need more are listed as not checked.
 
     Returns:
         the results of the drawn encoders, one for each architecture.
@@ -85,25 +85,24 @@ NOTHING = Checked("", "", "", "", 0, 0, "")
 
 
 def _check(row: encoder.Encoder, archs: list[str], memory: float) -> Iterator[Checked]:
-    needed = row.parameters * 1e6 * BYTES_PER_WEIGHT / 2**30
     for arch in archs:
         started = time.monotonic()
-        if needed > memory:
-            result, reason = NOT_CHECKED, f"needs about {needed:.1f} GiB"
-        else:
-            result, reason = _try(row, arch)
-            gc.collect()  # a failed network is in a cycle with its error
+        result, reason = _try(row, arch, memory)
+        gc.collect()  # a failed network is in a cycle with its error
         seconds = round(time.monotonic() - started, 1)
         yield Checked(row.name, arch, result, reason, row.parameters, seconds, timm.__version__)
 
 
-def _try(row: encoder.Encoder, arch: str) -> tuple[str, str]:
+def _try(row: encoder.Encoder, arch: str, memory: float) -> tuple[str, str]:
     """The result of one encoder in one architecture, and its reason."""
     cfg = with_image_size(_config(row, arch))
     try:
         check_model(cfg.model)
     except ValueError as error:
         return FAILED if arch in PROBED else REFUSED, shortened(" ".join(str(error).split()), 200)
+    needed = memory_needed(cfg)
+    if needed > memory:
+        return NOT_CHECKED, f"needs about {needed:.1f} GiB"
     try:
         run_once(cfg)
     except Exception as error:  # of timm, smp or torch: the table reports it
@@ -118,6 +117,11 @@ def _config(row: encoder.Encoder, arch: str) -> Config:
     options = {"output_stride": max(strides)} if "output_stride" in ARCHITECTURES[arch].options else {}
     model = {"arch": arch, "encoder": row.name, "weights": "none", **options}
     return Config.model_validate({"name": row.name, "competition": "", "model": model, "train": {"phases": [phase]}})
+
+
+def memory_needed(cfg: Config) -> float:
+    """GiB of one training step, by the weights of the network: a decoder can have five times those of its encoder."""
+    return sum(weight.numel() for weight in dry_run(cfg.model).parameters()) * BYTES_PER_WEIGHT / 2**30
 
 
 def run_once(cfg: Config) -> None:

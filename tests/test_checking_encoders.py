@@ -2,6 +2,8 @@
 
 import csv
 import gc
+import os
+import platform
 import random
 import weakref
 from pathlib import Path
@@ -102,6 +104,28 @@ def test_a_failed_network_is_freed_before_the_next_and_a_collection_skips_what_w
     assert {each.reason for each in results} == {"RuntimeError: no such size"}
     assert min(frozen) > 100_000
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps freed memory")
+def test_freed_memory_goes_back_to_the_system(tried, monkeypatch):
+    """Networks that are gone must not be beside the next: `--memory` is what one network needs."""
+    kept = []
+
+    def run(_cfg):
+        blocks = [b"x" * 100_000 for _ in range(2_000)]
+        kept.append(b"x" * 100_000)  # at the top of the heap, so that free() gives nothing back
+        del blocks
+
+    monkeypatch.setattr(checking_encoders, "run_once", run)
+    before = resident()
+    check_encoders(["tu-test_resnet"], 1, seed=0, path=Path(RESULTS), memory=8)
+    assert len(kept) > 1
+    assert resident() - before < 100_000_000
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.mark.slow

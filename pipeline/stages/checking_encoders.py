@@ -1,7 +1,9 @@
 """Checks encoders by running them: a training step and a prediction in each architecture that they are listed for."""
 
 import csv
+import ctypes
 import gc
+import platform
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -88,9 +90,16 @@ def _check(row: encoder.Encoder, archs: list[str], memory: float) -> Iterator[Ch
     for arch in archs:
         started = time.monotonic()
         result, reason = _try(row, arch, memory)
-        gc.collect()  # a failed network is in a cycle with its error
+        _free_memory()
         seconds = round(time.monotonic() - started, 1)
         yield Checked(row.name, arch, result, reason, row.parameters, seconds, timm.__version__)
+
+
+def _free_memory() -> None:
+    """Free the last network: a failed one is in a cycle with its error, and glibc keeps what is freed for itself."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _try(row: encoder.Encoder, arch: str, memory: float) -> tuple[str, str]:

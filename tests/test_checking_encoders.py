@@ -77,8 +77,8 @@ def test_the_memory_is_that_of_the_network_as_decoders_of_wide_encoders_are_larg
     results = check_encoders(["tu-resnetv2_50x3_bit"], 1, seed=0, path=path, memory=0)
     reasons = {each.arch: each.reason for each in results}
     assert {each.result for each in results} == {"not checked"}
-    assert reasons["fcn32s"] == "needs about 3.1 GiB"
-    assert reasons["manet"] == "needs about 19.0 GiB"
+    assert reasons["fcn32s"] == "needs about 2.6 GiB"
+    assert reasons["manet"] == "needs about 10.5 GiB"
 
 
 class Network:

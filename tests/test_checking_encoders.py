@@ -9,11 +9,12 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cli import main
 from pipeline.models import ARCHITECTURES, encoder
 from pipeline.stages import checking_encoders
-from pipeline.stages.checking_encoders import check_encoders
+from pipeline.stages.checking_encoders import check_encoders, step_in_backward
 
 RESULTS = "reports/encoders_checked.csv"
 
@@ -79,6 +80,44 @@ def test_the_memory_is_that_of_the_network_as_decoders_of_wide_encoders_are_larg
     assert {each.result for each in results} == {"not checked"}
     assert reasons["fcn32s"] == "needs about 2.6 GiB"
     assert reasons["manet"] == "needs about 10.5 GiB"
+
+
+def small_network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+
+
+def test_a_step_in_the_backward_pass_is_that_of_sgd_and_keeps_no_gradient():
+    stepped_in_backward, expected, images = small_network(), small_network(), torch.rand(5, 3)
+    expected(images).square().sum().backward()
+    norms = sorted(weight.grad.norm().item() for weight in expected.parameters())
+    clip = norms[1]  # so that two are larger, and one is smaller
+    for weight in expected.parameters():
+        torch.nn.utils.clip_grad_norm_(weight, clip)
+    torch.optim.SGD(expected.parameters(), lr=1e-3).step()
+
+    stepped = step_in_backward(stepped_in_backward, clip)
+    stepped_in_backward(images).square().sum().backward()
+    assert stepped == set(stepped_in_backward.parameters())
+    for weight, right in zip(stepped_in_backward.parameters(), expected.parameters(), strict=True):
+        assert weight.grad is None
+        torch.testing.assert_close(weight, right)
+
+
+def test_only_weights_that_have_a_gradient_step():
+    network = small_network()
+    network[0].bias.requires_grad_(False)
+    stepped = step_in_backward(network, clip=1.0)
+    network[0](torch.rand(5, 3)).sum().backward()
+    assert stepped == {network[0].weight}
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_is_refused(wrong):
+    layer = torch.nn.Linear(3, 1)
+    step_in_backward(layer, clip=1.0)
+    with pytest.raises(ArithmeticError, match="a gradient is not finite"):
+        (layer(torch.ones(5, 3)).sum() * wrong).backward()
 
 
 class Network:

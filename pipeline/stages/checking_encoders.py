@@ -162,13 +162,13 @@ def _train_step(model: Segmenter, side: int, clip: float) -> None:
     loss = binary_cross_entropy_with_logits(logits, (torch.rand_like(logits) > 0.5).float())
     if not loss.isfinite():
         raise ArithmeticError(f"the loss is {loss.item()}")
-    stepped = _step_in_backward(model, clip)
+    stepped = step_in_backward(model, clip)
     loss.backward()
     if not any(weight in stepped for weight in model.encoder.parameters()):
         raise ArithmeticError("no weight of the encoder has a gradient")
 
 
-def _step_in_backward(model: Segmenter, clip: float) -> set[torch.nn.Parameter]:
+def step_in_backward(model: torch.nn.Module, clip: float) -> set[torch.nn.Parameter]:
     """Let each weight take its SGD step as soon as it has its gradient, so that the gradients are never all in memory.
 
     See PyTorch's tutorial "How to save memory by fusing an optimizer step into the backward pass".

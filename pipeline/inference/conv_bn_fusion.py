@@ -14,9 +14,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from pipeline.models.segmenter import logits_of
-
-PROBE_SIZE = 64  # height and width in pixels of the image whose forward pass is recorded
+from pipeline.models.segmenter import PROBE_SIZE, logits_of
 
 
 class ConvBN(NamedTuple):

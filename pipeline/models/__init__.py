@@ -14,7 +14,7 @@ from pipeline.models.encoder_options import check_drop_rates, without_drop_rates
 from pipeline.models.fcn import FCN
 from pipeline.models.grad_checkpointing import check_grad_checkpointing
 from pipeline.models.pretrained import check_weights
-from pipeline.models.segmenter import Segmenter
+from pipeline.models.segmenter import PROBE_SIZE, Segmenter
 from pipeline.models.unet import UNet
 from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
@@ -147,7 +147,7 @@ def _runs_at(cfg: config.Model, side: int) -> bool:
     return True
 
 
-def dry_run(cfg: config.Model, side: int = 64) -> Segmenter:
+def dry_run(cfg: config.Model, side: int = PROBE_SIZE) -> Segmenter:
     """Build a model without memory for its weights, and run one forward pass.
 
     Args:

@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import config
+from pipeline.models.segmenter import PROBE_SIZE
 
 DROP_RATES = {"drop_path": "drop_path_rate", "drop_rate": "drop_rate"}  # option of a config: argument of timm
-PROBE_SIZE = 64  # height and width in pixels of the images of a probe
 PROBE_RATE = 0.5  # which a rate of 0 is compared with
 
 

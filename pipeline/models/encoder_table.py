@@ -14,11 +14,10 @@ from pipeline import config
 from pipeline.files import atomic_write
 from pipeline.models import dry_run, encoder
 from pipeline.models.encoder_name import NATIVE, PREFIX, parse, pretrained_cfg
-from pipeline.models.segmenter import Segmenter
+from pipeline.models.segmenter import PROBE_SIZE, Segmenter
 from pipeline.models.weights import convert
 from pipeline.progress import track
 
-PROBE_SIZE = 64  # height and width in pixels of the image of a dry run, as in `check_model`
 SIZES = ((96, 160), (160, 128), (288, 256))  # height and width of images that show whether an encoder takes any
 
 

@@ -19,9 +19,8 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
 from pipeline import config
+from pipeline.models.segmenter import PROBE_SIZE
 from pipeline.quoting import first_line
-
-PROBE_SIZE = 64  # height and width in pixels of the images of a probe
 
 
 @contextmanager

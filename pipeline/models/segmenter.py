@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PROBE_SIZE = 64  # height and width in pixels of an image that shows what a network does; its values do not matter
+
 
 class Outputs(NamedTuple):
     """Outputs of a model with deep supervision or an image head: in training, and after `with_image_logits`.

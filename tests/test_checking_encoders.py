@@ -82,6 +82,17 @@ def test_the_memory_is_that_of_the_network_as_decoders_of_wide_encoders_are_larg
     assert reasons["manet"] == "needs about 10.5 GiB"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("bad.csv", "bad.csv: not a CSV of results, whose columns are encoder, arch,"), (".", "--results: . is a folder")],
+)
+def test_results_of_another_kind_are_refused_before_anything_is_run(tried, capsys, name, message):
+    Path("bad.csv").write_text("a,b\n1,2\n")
+    assert main(["encoders", "tu-test_resnet", "--check", "1", "--results", name]) == 2
+    assert message in capsys.readouterr().err
+    assert tried == []
+
+
 def small_network() -> torch.nn.Sequential:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))

@@ -1,5 +1,6 @@
 """Encoders that take images of one size: training crops, tiles of prediction and weights follow that size."""
 
+import random
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from pipeline import config, stages
 from pipeline.config import Tiles
 from pipeline.models import build_model, encoder, encoder_table
+from pipeline.models.encoder_name import PREFIX
 from pipeline.models.image_size import with_image_size
 from pipeline.serving.bundle import read_bundle
 from pipeline.serving.bundle_prediction import predict_test
@@ -224,3 +226,25 @@ def test_bundle_and_ensemble_write_the_same_csv(tiny, name, pairs):
 @pytest.mark.parametrize("name", [ONE_SIZE, "tu-test_vit", "mit_b0", "tu-swin_tiny_patch4_window7_224"])
 def test_table_of_encoders_equals_a_probe(name):
     assert encoder.row(name) == encoder_table.probe(name)
+
+
+@pytest.mark.slow
+def test_table_of_encoders_equals_a_probe_of_random_models_of_timm():
+    """Also of those that are not in the table."""
+    names = [PREFIX + name for name in random.Random(0).sample(timm.list_models(), 40)]
+    found = {name: encoder_table.probe(name) for name in names}
+    assert {name: encoder.known().get(name) for name in names} == found
+    assert None in found.values()
+
+
+@pytest.mark.parametrize(
+    "name", ["tu-vit_base_patch16_siglip_224", "tu-vit_large_patch14_clip_224", "tu-vit_base_r50_s16_224"]
+)
+def test_plain_vits_of_every_kind_have_a_pyramid(name):
+    assert encoder.known()[name].supports == "unet dpt"
+
+
+def test_tables_of_positions_that_an_image_leaves_are_found():
+    """On the meta device every index is in range: MViTv2 seems to take images larger than its native size."""
+    assert encoder_table.runs("mvitv2_tiny", (288, 256), "meta")
+    assert not encoder_table.takes_any("mvitv2_tiny", [(288, 256)])

@@ -5,6 +5,7 @@ again with the pinned timm; with a pattern, only the encoders that it matches.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -19,6 +20,7 @@ from pipeline.models.weights import convert
 from pipeline.progress import track
 
 SIZES = ((96, 160), (160, 128), (288, 256))  # height and width of images that show whether an encoder takes any
+LARGER = (64, 32)  # pixels, of one more image, above the native size
 
 
 def probe(name: str) -> encoder.Encoder | None:
@@ -62,20 +64,29 @@ def _image_size(name: str) -> tuple[str, int | None]:
     cfg = None if name in NATIVE else pretrained_cfg(parse(name))
     if not getattr(cfg, "fixed_input_size", False) or encoder.is_plain_vit(name):
         return "any", None
-    if all(_runs(plain, size) for size in SIZES):
-        return "any", None
     native = cfg.input_size[-1]
-    if all(_runs(plain, size, **encoder.ANY_SIZE) for size in SIZES):
+    sizes = (*SIZES, (native + LARGER[0], native + LARGER[1]))
+    if takes_any(plain, sizes):
+        return "any", None
+    if takes_any(plain, sizes, **encoder.ANY_SIZE):
         return "any", native
     squares = {side for size in SIZES for side in size}
-    any_crop = all(_runs(plain, (side, side), img_size=side) and _resamples(plain, side) for side in squares)
+    any_crop = all(runs(plain, (side, side), img_size=side) and _resamples(plain, side) for side in squares)
     return "crop" if any_crop else "native", native
 
 
-def _runs(name: str, size: tuple[int, int], **options: object) -> bool:
+def takes_any(name: str, sizes: Sequence[tuple[int, int]], **options: object) -> bool:
+    """Whether a model of timm takes images of all these sizes.
+
+    The meta device is quick, but takes an index out of range of a table of positions: MViTv2 above its native size.
+    """
+    return all(runs(name, size, device, **options) for device in ("meta", "cpu") for size in sizes)
+
+
+def runs(name: str, size: tuple[int, int], device: str = "meta", **options: object) -> bool:
     """Whether a model of timm gives features of an image of this height and width, each at its own stride."""
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device(device), torch.no_grad():
             model = timm.create_model(name, pretrained=False, features_only=True, **options).eval()
             maps = model(torch.zeros(1, 3, *size))
     except Exception:  # each family of timm raises its own error for a size that it does not take

@@ -198,9 +198,21 @@ def step_in_backward(model: torch.nn.Module, clip: float) -> set[torch.nn.Parame
 
 
 def _read(path: Path) -> list[Checked]:
+    """Earlier results; none if there is no file.
+
+    Raises:
+        ValueError: if it is a folder, or not a CSV of results.
+    """
+    if path.is_dir():
+        raise ValueError(f"--results: {path} is a folder: give the path of a CSV file")
     if not path.is_file():
         return []
     rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    if tuple(rows.fieldnames or ()) != Checked._fields:
+        raise ValueError(
+            f"{path}: not a CSV of results, whose columns are {', '.join(Checked._fields)}: remove it, or give another "
+            "path with --results"
+        )
     return [
         Checked(**{**row, "parameters": float(row["parameters"]), "seconds": float(row["seconds"])}) for row in rows
     ]

@@ -237,6 +237,19 @@ def test_a_weights_file_with_other_or_missing_tensors_is_refused(tensors, messag
         build(weights=str(tmp_path / "weights.safetensors"))
 
 
+@pytest.mark.parametrize(("deeper", "own"), [("resnet34", "resnet18"), ("convnext_small", "convnext_tiny")])
+def test_weights_of_a_deeper_model_are_refused_though_all_tensors_fit(deeper, own, tmp_path):
+    save_file(timm.create_model(deeper).state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=rf"tensors of blocks that {own} does not have, first '.*deeper model"):
+        build(encoder=f"tu-{own}", weights=str(tmp_path / "weights.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "densenet121", "tf_efficientnet_lite0"])
+def test_layers_after_the_last_map_are_no_reason_to_refuse_a_file(name, tmp_path):
+    save_file(timm.create_model(name).state_dict(), tmp_path / "weights.safetensors")
+    build(encoder=f"tu-{name}", weights=str(tmp_path / "weights.safetensors"))
+
+
 def test_a_tensor_missing_from_a_weights_file_is_named(tmp_path, caplog):
     tensors = theirs()
     del tensors["conv_stem.weight"]

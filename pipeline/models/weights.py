@@ -1,6 +1,7 @@
 """Starting weights: of an encoder from a file of any program, or of a whole network of this pipeline."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -41,15 +42,17 @@ def load_encoder(
         path: a .safetensors file, or a state dict written by torch.save, which is read with `weights_only`.
 
     Raises:
-        ValueError: if the file cannot be read, if fewer than 90 % of the encoder's tensors fit, or for a number that is
-            not finite.
+        ValueError: if the file cannot be read, if fewer than 90 % of the encoder's tensors fit, if it is of a deeper
+            model, or for a number that is not finite.
     """
     tensors = _read(path)
     own = encoder.state_dict()
     fitting = _matching(tensors, own, channels)
     if len(_without_counters(fitting)) < len(_without_counters(own)):
-        converted = _matching(convert(tensors, name, options), own, channels)
-        fitting = max(fitting, converted, key=lambda each: len(_without_counters(each)))
+        converted = convert(tensors, name, options)
+        fitting_converted = _matching(converted, own, channels)
+        if len(_without_counters(fitting_converted)) > len(_without_counters(fitting)):
+            tensors, fitting = converted, fitting_converted
     found, expected = len(_without_counters(fitting)), len(_without_counters(own))
     missing = next((key for key in _without_counters(own) if key not in fitting), None)
     if found < MIN_SHARE * expected:
@@ -57,6 +60,12 @@ def load_encoder(
         raise ValueError(
             f"model.weights: {path}: {found} of the {expected} tensors of {name} fit, expected 90 % or more. First "
             f"expected: {_describe(missing, own)}; first found: {_describe(first, tensors)}. Is it another model?"
+        )
+    if further := _of_further_blocks(tensors, own, name):
+        raise ValueError(
+            f"model.weights: {path} has {len(further)} tensors of blocks that {name} does not have, first "
+            f"{_describe(further[0], tensors)}: it is of a deeper model. Set model.encoder to that model, or give the "
+            f"file of {name}"
         )
     refuse_not_finite(path, fitting)
     encoder.load_state_dict(fitting, strict=False)
@@ -183,6 +192,25 @@ def _matching(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels
         if own[key].ndim == found[key].ndim == 4 and own[key].shape[1] == channels
     }
     return {key: tensor for key, tensor in found.items() if tensor.shape == own[key].shape}
+
+
+def _of_further_blocks(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> list[str]:
+    """Names of the tensors of blocks that timm's model does not have: of ResNet-34, in ResNet-18.
+
+    A feature extractor leaves out layers after the last map (MobileNetV3's), which are no reason to refuse a file.
+    """
+    numbered, known = {_without_numbers(key) for key in own}, {canonical(key) for key in own}
+    further = [key for key in tensors if canonical(key) not in known and _without_numbers(key) in numbered]
+    if not further or name not in timm.list_models():
+        return further
+    with torch.random.fork_rng(devices=[]):
+        whole = {canonical(key) for key in timm.create_model(name, pretrained=False).state_dict()}
+    return [key for key in further if canonical(key) not in whole]
+
+
+def _without_numbers(key: str) -> str:
+    """A name that is the same in all blocks of a stage, and in all stages that are numbered by themselves."""
+    return re.sub(r"(?<=_)\d+(?=_)", "#", canonical(key))
 
 
 def _adapt_channels(kernels: Tensor, channels: int) -> Tensor:

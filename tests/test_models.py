@@ -244,7 +244,7 @@ def test_weights_of_a_deeper_model_are_refused_though_all_tensors_fit(deeper, ow
         build(encoder=f"tu-{own}", weights=str(tmp_path / "weights.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "densenet121", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["ghostnet_050", "mobilenetv3_small_050"])
 def test_layers_after_the_last_map_are_no_reason_to_refuse_a_file(name, tmp_path):
     save_file(timm.create_model(name).state_dict(), tmp_path / "weights.safetensors")
     build(encoder=f"tu-{name}", weights=str(tmp_path / "weights.safetensors"))

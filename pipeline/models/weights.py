@@ -197,7 +197,7 @@ def _matching(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels
 def _of_further_blocks(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> list[str]:
     """Names of the tensors of blocks that timm's model does not have: of ResNet-34, in ResNet-18.
 
-    A feature extractor leaves out layers after the last map (MobileNetV3's), which are no reason to refuse a file.
+    A feature extractor leaves out layers after the last map (GhostNet's), which are no reason to refuse a file.
     """
     numbered, known = {_without_numbers(key) for key in own}, {canonical(key) for key in own}
     further = [key for key in tensors if canonical(key) not in known and _without_numbers(key) in numbered]

@@ -246,5 +246,5 @@ def test_plain_vits_of_every_kind_have_a_pyramid(name):
 
 def test_tables_of_positions_that_an_image_leaves_are_found():
     """On the meta device every index is in range: MViTv2 seems to take images larger than its native size."""
-    assert encoder_table.runs("mvitv2_tiny", (288, 256), "meta")
+    assert encoder_table.runs("mvitv2_tiny", [(288, 256)], "meta")
     assert not encoder_table.takes_any("mvitv2_tiny", [(288, 256)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 import torch
+from torch import nn
 
 from pipeline import config
 from pipeline.files import atomic_write
@@ -71,7 +72,7 @@ def _image_size(name: str) -> tuple[str, int | None]:
     if takes_any(plain, sizes, **encoder.ANY_SIZE):
         return "any", native
     squares = {side for size in SIZES for side in size}
-    any_crop = all(runs(plain, (side, side), img_size=side) and _resamples(plain, side) for side in squares)
+    any_crop = all(runs(plain, [(side, side)], img_size=side) and _resamples(plain, side) for side in squares)
     return "crop" if any_crop else "native", native
 
 
@@ -80,20 +81,23 @@ def takes_any(name: str, sizes: Sequence[tuple[int, int]], **options: object) ->
 
     The meta device is quick, but takes an index out of range of a table of positions: MViTv2 above its native size.
     """
-    return all(runs(name, size, device, **options) for device in ("meta", "cpu") for size in sizes)
+    return all(runs(name, sizes, device, **options) for device in ("meta", "cpu"))
 
 
-def runs(name: str, size: tuple[int, int], device: str = "meta", **options: object) -> bool:
-    """Whether a model of timm gives features of an image of this height and width, each at its own stride."""
+def runs(name: str, sizes: Sequence[tuple[int, int]], device: str = "meta", **options: object) -> bool:
+    """Whether a model of timm gives features of images of these heights and widths, each at its own stride."""
     try:
         with torch.device(device), torch.no_grad():
             model = timm.create_model(name, pretrained=False, features_only=True, **options).eval()
-            maps = model(torch.zeros(1, 3, *size))
+            return all(_has_maps_at_strides(model, size) for size in sizes)
     except Exception:  # each family of timm raises its own error for a size that it does not take
         return False
+
+
+def _has_maps_at_strides(model: nn.Module, size: tuple[int, int]) -> bool:
     axes = (1, 2) if getattr(model, "output_fmt", None) == "NHWC" else (2, 3)
     expected = [tuple(side // stride for side in size) for stride in model.feature_info.reduction()]
-    return [tuple(each.shape[axis] for axis in axes) for each in maps] == expected
+    return [tuple(each.shape[axis] for axis in axes) for each in model(torch.zeros(1, 3, *size))] == expected
 
 
 def _resamples(name: str, side: int) -> bool:

@@ -172,14 +172,19 @@ def convert(tensors: dict[str, Tensor], name: str, options: Mapping[str, object]
     if convert_in_timm is None:
         return tensors
     try:
-        with torch.random.fork_rng(devices=[]):  # the random weights of the model do not depend on this file
-            model = timm.create_model(name, pretrained=False, **options)
+        model = _timm_model(name, options)
         own = {canonical(key): key for key in model.state_dict()}
         plain = {own.get(canonical(key), _strip_prefixes(key)): value for key, value in tensors.items()}
         with warnings.catch_warnings(action="ignore"):  # of torch, about how timm interpolates
             return convert_in_timm(plain, model)
     except Exception:  # timm's converters raise many kinds of error for files of other authors
         return tensors
+
+
+def _timm_model(name: str, options: Mapping[str, object]) -> nn.Module:
+    """A whole model of timm. Random numbers that are drawn later do not depend on whether a file needs it."""
+    with torch.random.fork_rng(devices=[]):
+        return timm.create_model(name, pretrained=False, **options)
 
 
 def _matching(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
@@ -203,8 +208,7 @@ def _of_further_blocks(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor],
     further = [key for key in tensors if canonical(key) not in known and _without_numbers(key) in numbered]
     if not further or name not in timm.list_models():
         return further
-    with torch.random.fork_rng(devices=[]):
-        whole = {canonical(key) for key in timm.create_model(name, pretrained=False).state_dict()}
+    whole = {canonical(key) for key in _timm_model(name, {}).state_dict()}
     return [key for key in further if canonical(key) not in whole]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.models import ARCHITECTURES, encoder
+from pipeline.models import ARCHITECTURES, build_model, encoder
 from pipeline.stages import checking_encoders
 from pipeline.stages.checking_encoders import check_encoders, step_in_backward
 
@@ -107,8 +107,8 @@ def test_a_step_in_the_backward_pass_is_that_of_sgd_and_keeps_no_gradient():
         torch.nn.utils.clip_grad_norm_(weight, clip)
     torch.optim.SGD(expected.parameters(), lr=1e-3).step()
 
-    stepped = step_in_backward(stepped_in_backward, clip)
-    stepped_in_backward(images).square().sum().backward()
+    with step_in_backward(stepped_in_backward, clip) as stepped:
+        stepped_in_backward(images).square().sum().backward()
     assert stepped == set(stepped_in_backward.parameters())
     for weight, right in zip(stepped_in_backward.parameters(), expected.parameters(), strict=True):
         assert weight.grad is None
@@ -118,17 +118,30 @@ def test_a_step_in_the_backward_pass_is_that_of_sgd_and_keeps_no_gradient():
 def test_only_weights_that_have_a_gradient_step():
     network = small_network()
     network[0].bias.requires_grad_(False)
-    stepped = step_in_backward(network, clip=1.0)
-    network[0](torch.rand(5, 3)).sum().backward()
+    with step_in_backward(network, clip=1.0) as stepped:
+        network[0](torch.rand(5, 3)).sum().backward()
     assert stepped == {network[0].weight}
 
 
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_is_refused(wrong):
     layer = torch.nn.Linear(3, 1)
-    step_in_backward(layer, clip=1.0)
-    with pytest.raises(ArithmeticError, match="a gradient is not finite"):
+    with step_in_backward(layer, clip=1.0), pytest.raises(ArithmeticError, match="a gradient is not finite"):
         (layer(torch.ones(5, 3)).sum() * wrong).backward()
+
+
+def test_a_network_that_took_a_step_is_freed(monkeypatch):
+    made = []
+
+    def build(cfg):
+        network = build_model(cfg)
+        made.append(weakref.ref(next(network.parameters())))
+        return network
+
+    monkeypatch.setattr(checking_encoders, "build_model", build)
+    checking_encoders.run_once(checking_encoders._config(encoder.known()["tu-test_resnet"], "unet"))
+    gc.collect()
+    assert [weight() for weight in made] == [None]
 
 
 class Network:

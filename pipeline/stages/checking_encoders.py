@@ -162,22 +162,23 @@ def _train_step(model: Segmenter, side: int, clip: float) -> None:
     loss = binary_cross_entropy_with_logits(logits, (torch.rand_like(logits) > 0.5).float())
     if not loss.isfinite():
         raise ArithmeticError(f"the loss is {loss.item()}")
-    stepped = step_in_backward(model, clip)
-    loss.backward()
+    with step_in_backward(model, clip) as stepped:
+        loss.backward()
     if not any(weight in stepped for weight in model.encoder.parameters()):
         raise ArithmeticError("no weight of the encoder has a gradient")
 
 
-def step_in_backward(model: torch.nn.Module, clip: float) -> set[torch.nn.Parameter]:
+@contextmanager
+def step_in_backward(model: torch.nn.Module, clip: float) -> Iterator[set[torch.nn.Parameter]]:
     """Let each weight take its SGD step as soon as it has its gradient, so that the gradients are never all in memory.
 
     See PyTorch's tutorial "How to save memory by fusing an optimizer step into the backward pass".
 
     Args:
-        model: its weights are changed by the next backward pass.
+        model: its weights are changed by a backward pass inside.
         clip: the largest norm of a gradient. Those of random weights have up to 1e7, and such a step ruins the weights.
 
-    Returns:
+    Yields:
         the weights that had a gradient, filled by the backward pass.
     """
     stepped: set[torch.nn.Parameter] = set()
@@ -191,10 +192,13 @@ def step_in_backward(model: torch.nn.Module, clip: float) -> set[torch.nn.Parame
         weight.grad = None
         stepped.add(weight)
 
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.register_post_accumulate_grad_hook(step)
-    return stepped
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    hooks = [weight.register_post_accumulate_grad_hook(step) for weight in trained]
+    try:
+        yield stepped
+    finally:  # the garbage collection does not see that a weight's hook refers to the weight
+        for hook in hooks:
+            hook.remove()
 
 
 def _read(path: Path) -> list[Checked]:

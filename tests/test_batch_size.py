@@ -131,10 +131,13 @@ def test_what_fits_is_remembered_for_the_same_step_on_the_same_gpu(tiny, searche
     assert choose("train.phases.0.crop=16") == 8
     assert choose("train.precision=bfloat16") == 8
     assert searches == [8] * 3
+    assert choose("train.optimizer_options={betas=[0.9,0.99]}") == 8
+    assert choose("train.optimizer_options={betas=[0.9,0.99]}") == 8
+    assert searches == [8] * 4
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Other")
     assert choose() == 8
-    assert len(searches) == 4
-    assert [entry["step"]["device"] for entry in json.loads(KNOWN.read_text())] == ["Fake", "Fake", "Fake", "Other"]
+    assert len(searches) == 5
+    assert [entry["step"]["device"] for entry in json.loads(KNOWN.read_text())] == [*["Fake"] * 4, "Other"]
 
 
 def test_an_epoch_keeps_enough_images_for_an_update(tiny, searches):

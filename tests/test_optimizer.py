@@ -3,13 +3,16 @@
 import math
 
 import pytest
+import timm
 import torch
 from timm.models.efficientnet import EfficientNet
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from pipeline import config, stages
 from pipeline.config import Phase, Train
 from pipeline.models import build_model
+from pipeline.models.weights import canonical
 from pipeline.training import optimizer as optimizer_module
 from pipeline.training.optimizer import (
     build_optimizer,
@@ -114,19 +117,64 @@ def test_the_rate_of_a_group_scales_its_steps():
         ({"optimizer": "admw"}, r"unknown optimizer 'admw'. Did you mean 'adamw'"),
         (
             {"optimizer": "sgd", "optimizer_options": {"momentun": 0.9}},
-            r"sgd has no option 'momentun'. Did you mean 'momen",
+            r"train\.optimizer_options: sgd: unknown key 'momentun'. Did you mean 'momen",
         ),
-        ({"optimizer_options": {"lr": 0.1}}, r"adamw has no option 'lr'"),
+        ({"optimizer_options": {"lr": 0.1}}, r"train\.optimizer_options: lr is set by train\.phases\[\]\.lr"),
+        ({"optimizer_options": {"betas": [0.9]}}, r"train\.optimizer_options: adamw: 'betas\.1' is missing"),
+        ({"optimizer_options": {"betas": 0.9}}, r"adamw: betas: 0\.9: expected a list"),
+        ({"optimizer_options": {"fused": "yes"}}, r"adamw: fused: 'yes': expected true or false"),
+        ({"optimizer": "csgdp", "optimizer_options": {"momentum": "high"}}, r"csgdp: momentum: 'high': expected a num"),
+        ({"optimizer": "larc", "optimizer_options": {"nesterov": 1}}, r"larc: nesterov: 1: expected true or false"),
         ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, r"sgd cannot be used here \(.*momentum"),
         ({"optimizer": "fusedadam"}, r"fusedadam cannot be used here \("),
         ({"optimizer": "adahessian"}, r"adahessian cannot be used here \("),
-        ({"optimizer": "muon", "optimizer_options": {"ns_steps": 2.5}}, r"muon cannot be used here \("),
+        ({"optimizer": "muon", "optimizer_options": {"ns_steps": 2.5}}, r"muon: ns_steps: 2\.5: expected a whole num"),
     ],
 )
 def test_a_wrong_optimizer_or_option_is_one_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
         check_optimizer(Train(phases=(phase(),), **options))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamw", {"foreach": True}),  # instead of this pipeline's default, the fused implementation
+        ("adamw", {"betas": [0.9, 0.99], "eps": 1, "fused": False}),
+        ("csgdp", {"momentum": 0.9}),
+        ("adabelief", {"betas": [0.8, 0.9]}),
+    ],
+)
+def test_values_of_the_declared_type_or_that_of_the_default_are_accepted(name, options):
+    check_optimizer(Train(phases=(phase(),), optimizer=name, optimizer_options=options))
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "tu-swin_tiny_patch4_window7_224",  # tables of relative positions, by their full names
+        "tu-deit_tiny_patch16_224",  # an embedding of positions
+        "tu-hiera_tiny_224",
+        "tu-maxvit_pico_rw_256",
+        "tu-resnet18",
+    ],
+)
+def test_weights_of_an_encoder_decay_as_in_timm(encoder):
+    model, whole = build_model(config.Model(encoder=encoder, weights="none")), timm.create_model(encoder[3:])
+    oracle = param_groups_weight_decay(whole, 0.02, no_weight_decay_list=getattr(whole, "no_weight_decay", set)())
+    decay_of = {id(weight): group["weight_decay"] for group in oracle for weight in group["params"]}
+    expected = {canonical(name): decay_of[id(weight)] for name, weight in whole.named_parameters()}
+    names = {weight: canonical(name) for name, weight in model.encoder.named_parameters()}
+    ours = {
+        names[weight]: group["weight_decay"]
+        for group in parameter_groups(model, encoder, 0.02, 1.0, 1.0)
+        for weight in group["params"]
+        if weight in names
+    }
+    common = ours.keys() & expected.keys()
+    assert len(common) > 0.9 * len(ours)
+    assert {name: ours[name] for name in common} == {name: expected[name] for name in common}
 
 
 def test_a_whole_number_of_an_option_stays_one():

@@ -111,8 +111,7 @@ def _describe_step(job: TrainJob, group: Processes) -> dict[str, Any]:
         "model": {key: value for key, value in made_by.get("model", {}).items() if key != "weights"},
         "grad_checkpointing": job.grad_checkpointing,
         "phases": phases,
-        "optimizer": cfg.optimizer,
-        "precision": cfg.precision,
+        **cfg.model_dump(mode="json", include={"optimizer", "optimizer_options", "precision"}),
         "accumulates": cfg.accumulate > 1,
         "limit": 1 << (limit.bit_length() - 1),  # a power of two: the folds differ by a few images
     }

@@ -2,8 +2,10 @@
 
 import inspect
 import math
-from typing import Any
+from fnmatch import fnmatch
+from typing import Any, get_type_hints
 
+import pydantic
 import timm
 import torch
 from timm.models import group_parameters
@@ -14,9 +16,10 @@ from pipeline import config
 from pipeline.models.encoder_name import NATIVE, parse
 from pipeline.models.weights import canonical
 from pipeline.quoting import first_line, shortened
-from pipeline.schema import did_you_mean
+from pipeline.schema import Table, did_you_mean
+from pipeline.schema import parse as parse_table
 
-SET_BY_CONFIG = ("params", "lr", "weight_decay")  # arguments of optimizers that are other options of a config
+SET_ELSEWHERE = {"lr": "train.phases[].lr", "weight_decay": "train.weight_decay"}  # arguments that are other options
 DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"fused": True},  # faster; of the same result
     # Else it draws from the process's generator, and the weights of the processes of torchrun would drift apart.
@@ -42,6 +45,8 @@ def build_optimizer(model: nn.Module, phase: config.Phase, cfg: config.Train, en
 
 def _create(groups: list[dict[str, Any]], cfg: config.Train, lr: float) -> torch.optim.Optimizer:
     options = DEFAULTS.get(cfg.optimizer, {}) | cfg.optimizer_options
+    if cfg.optimizer_options.get("foreach"):  # the other of two implementations
+        options.pop("fused", None)
     return create_optimizer_v2(groups, cfg.optimizer, lr=lr, weight_decay=cfg.weight_decay, **options)
 
 
@@ -53,19 +58,43 @@ def check_optimizer(cfg: config.Train) -> None:
     """
     name, known = cfg.optimizer, list_optimizers()
     if name not in known:
-        raise ValueError(f"unknown optimizer '{shortened(name)}'. {did_you_mean(name, known)}")
+        raise ValueError(f"train.optimizer: unknown optimizer '{shortened(name)}'. {did_you_mean(name, known)}")
+    for option in sorted(cfg.optimizer_options.keys() & SET_ELSEWHERE):
+        raise ValueError(f"train.optimizer_options: {option} is set by {SET_ELSEWHERE[option]}: take it out")
     try:
-        parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+        table = _table_of_options(get_optimizer_class(name, bind_defaults=False))
     except Exception as error:  # a package is missing
-        raise ValueError(f"{name} cannot be used here ({first_line(error)})") from error
-    options = [each for each in parameters if each not in SET_BY_CONFIG]
-    for option in cfg.optimizer_options:
-        if option not in options:
-            raise ValueError(f"{name} has no option '{shortened(option)}'. {did_you_mean(option, options)}")
+        raise ValueError(f"train.optimizer: {name} cannot be used here ({first_line(error)})") from error
+    parse_table(table, cfg.optimizer_options, f"train.optimizer_options: {name}")
     try:
         _make_step(cfg)
     except Exception as error:  # a value is refused, or more than the gradient is needed
-        raise ValueError(f"{name} cannot be used here ({first_line(error)})") from error
+        key = "train.optimizer_options" if cfg.optimizer_options else "train.optimizer"
+        raise ValueError(f"{key}: {name} cannot be used here ({first_line(error)})") from error
+
+
+class _Options(Table):
+    """Arguments of an optimizer, of exactly the types that it declares."""
+
+    model_config = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+def _table_of_options(optimizer: type[torch.optim.Optimizer]) -> type[Table]:
+    """The arguments of an optimizer by name: its types, or those of the defaults where it declares none."""
+    types = get_type_hints(optimizer.__init__)
+    fields: dict[str, Any] = {
+        name: (types.get(name, _type_of(each.default)), each.default)
+        for name, each in inspect.signature(optimizer).parameters.items()
+        if name not in ("params", *SET_ELSEWHERE)
+    }
+    return pydantic.create_model("Options", __base__=_Options, **fields)
+
+
+def _type_of(default: object) -> object:
+    """The type of the values of an argument with this default; a whole number may be a default of any number."""
+    if isinstance(default, tuple):
+        return tuple[(float,) * len(default)]
+    return type(default) if isinstance(default, bool | str) else float
 
 
 def _make_step(cfg: config.Train) -> None:
@@ -80,9 +109,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The trainable weights in groups of one decay and one rate.
 
-    Norms and biases, whose tensors have one axis, do not decay. Weights of the encoder's layer number i have
-    encoder_lr · layer_decay^(last - i) of the learning rate, so that the layers nearest to the image learn slowest;
-    all others have the rate itself.
+    Norms, biases and what timm lists in `no_weight_decay`, such as position embeddings, do not decay. Weights of the
+    encoder's layer number i have encoder_lr · layer_decay^(last - i) of the learning rate, so that the layers nearest
+    to the image learn slowest; all others have the rate itself.
 
     Args:
         model: a `Segmenter`.
@@ -97,17 +126,20 @@ def parameter_groups(
 
     Source:
         layer_decay: BEiT, https://arxiv.org/abs/2106.08254, as timm's param_groups_layer_decay. No decay of norms and
-        biases: He et al., Bag of Tricks, https://arxiv.org/abs/1812.01187, section 3.1.
+        biases: He et al., Bag of Tricks, https://arxiv.org/abs/1812.01187, section 3.1; as timm's
+        param_groups_weight_decay.
     """
     layers = encoder_layers(encoder) if layer_decay != 1 else {}
-    numbers = {weight: layers.get(canonical(name)) for name, weight in model.encoder.named_parameters()}
-    last = max((number for number in numbers.values() if number is not None), default=0)
+    constant = _without_decay(encoder)
+    of_encoder = {weight: canonical(name) for name, weight in model.encoder.named_parameters()}
+    last = max((layers[name] for name in of_encoder.values() if name in layers), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for weight in model.parameters():
+    for name, weight in model.named_parameters():
         if weight.requires_grad:
-            back = 0 if numbers.get(weight) is None else last - numbers[weight]
-            scale = encoder_lr * layer_decay**back if weight in numbers else 1.0
-            groups.setdefault((0.0 if weight.ndim <= 1 else weight_decay, scale), []).append(weight)
+            layer = layers.get(of_encoder.get(weight), last)
+            scale = encoder_lr * layer_decay ** (last - layer) if weight in of_encoder else 1.0
+            decays = weight.ndim > 1 and not name.endswith(".bias") and of_encoder.get(weight) not in constant
+            groups.setdefault((weight_decay if decays else 0.0, scale), []).append(weight)
     return [{"params": weights, "weight_decay": decay, "lr_scale": scale} for (decay, scale), weights in groups.items()]
 
 
@@ -120,14 +152,30 @@ def encoder_layers(encoder: str) -> dict[str, int]:
     Raises:
         ValueError: if timm does not know its layers.
     """
-    model = None
-    if parse(encoder).model not in NATIVE:
-        with torch.device("meta"):
-            model = timm.create_model(parse(encoder).model, pretrained=False)
+    model = _timm_model(encoder)
     if not hasattr(model, "group_matcher"):
         raise ValueError(f"timm does not know the layers of '{encoder}': leave layer_decay and unfreeze_epochs out")
     numbers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     return {canonical(name): number for name, number in numbers.items()}
+
+
+def _without_decay(encoder: str) -> set[str]:
+    """The encoder's weights that timm leaves out of weight decay, by `weights.canonical` name."""
+    model = _timm_model(encoder)
+    patterns = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return {
+        canonical(name)
+        for name, _ in (model.named_parameters() if model else ())
+        if any(fnmatch(name, pattern) for pattern in patterns)
+    }
+
+
+def _timm_model(encoder: str) -> nn.Module | None:
+    """timm's whole model of an encoder, without values; None for smp's own encoders."""
+    if parse(encoder).model in NATIVE:
+        return None
+    with torch.device("meta"):
+        return timm.create_model(parse(encoder).model, pretrained=False)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -30,6 +30,14 @@ LOCK_OFFSET = 1 << 30  # byte that is locked on Windows: far behind the text, wh
 POLL_INTERVAL = 0.1  # seconds between two attempts to acquire a lock that another process holds
 TEMPORARY_NAME = re.compile(r"\..*\.(?P<host>[\w-]*)\.(?P<process>\d+)\.[0-9a-f]{8}\.part", re.DOTALL)
 DAY = 24 * 3600  # seconds
+START = 160  # bytes of a file that tell its format
+
+# What may have been downloaded instead of a file, by a regular expression for its first bytes; and what to do.
+PLACEHOLDERS = {
+    rb"$": "empty: get the file again",
+    rb"version https://git-lfs": "a pointer of Git LFS: get the file itself (git lfs pull)",
+    rb"\s*<(!DOCTYPE|!doctype|html|HTML|\?xml)": "a web page or XML: get the file again",
+}
 
 
 def temporary_name(name: str) -> str:

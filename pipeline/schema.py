@@ -39,8 +39,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'Known: bce, dice.'
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, MAX_QUOTE * 4 // 3)}."
+    close = close_match(name, known)
+    return f"Did you mean '{shortened(close)}'?" if close else f"Known: {listed(known, MAX_QUOTE * 4 // 3)}."
+
+
+def close_match(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is closest to a name, in upper or lower case; None if none is close.
+
+    >>> close_match("AdamW", ["adam", "adamw"])
+    'adamw'
+    """
+    by_lower = {each.lower(): each for each in sorted(known, reverse=True)}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -180,10 +180,14 @@ MISTAKES = {
     "competition=cards/gone.toml": "competition: cards/gone.toml: no such file",
     "model.arch=unett": "model.arch: unknown arch 'unett'",
     "model.encoder=tu-resnt18": "model.encoder: unknown encoder 'tu-resnt18'",
-    "model.encoder=tu-test_vit4": "model.encoder: 'tu-test_vit4' gives no pyramid",
+    "model.encoder=tu-levit_128": "model.encoder: 'tu-levit_128' gives no pyramid",
     "model.classes=2": "model.classes is 2, but the card tiny has 1",
     "model.dilation_rates=[2,4,6]": "model.dilation_rates has no effect in unet",
-    "model.weights=gone.pt": "model.weights: no file 'gone.pt'",
+    "model.weights=gone.pt": 'model.weights: no file \'gone.pt\': expected "imagenet", "none", "run:<',
+    "model.weights=ImageNet": "model.weights: no file 'ImageNet'. Did you mean 'imagenet'?",
+    "model.weights=run:gone": "model.weights: configs/gone.toml: no such file",
+    "model.weights=run:runs/a/fold0": "model.weights: run:runs/a/fold0 is neither the name of a config nor",
+    "model.weights=run:gone.safetensors": "model.weights: gone.safetensors: no such file",
     "model.image_gate=true": "model.image_gate needs the image head",
     "predict.views=['flop']": "predict.views: unknown view 'flop'",
     "predict.views=[]": "predict.views: expected one or more different views",
@@ -192,6 +196,9 @@ MISTAKES = {
     "train.phases.0.loss={bce=0}": "train.phases.0.loss: all weights are 0",
     "train.phases.0.loss_options={dice={smoth=2}}": "train.phases.0.loss_options: loss 'dice': unknown option 'smoth'",
     "data.boundary=2": "data.boundary separates touching objects",
+    "train.optimizer=AdamV": "train.optimizer: unknown optimizer 'AdamV'. Did you mean 'adam",
+    "train.optimizer=ADAMW": "train.optimizer: unknown optimizer 'ADAMW'. Did you mean 'adamw'?",
+    "train.optimizer_options={eps='a'}": "train.optimizer_options: adamw: eps: 'a': expected a number",
     "train.balance=kind": "train.balance: no column 'kind'",
     "train.pseudo={from='gone'}": "train.pseudo.from: configs/gone.toml: no such file",
     "train.pseudo={from='mine'}": "train.pseudo.from: mine from mine: a config cannot label for itself",
@@ -207,6 +214,16 @@ def test_error_in_a_config_names_its_file_and_key(tiny, capsys, pair):
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"pipeline train: configs/mine.toml: {MISTAKES[pair]}" in said
     assert len(said) <= 300
+    assert not list(Path("runs").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("command", ["ensemble", "report", "sweep"])
+def test_weights_that_a_second_config_lacks_are_named_before_the_first_is_trained(tiny, capsys, edit, command):
+    shutil.copy(CONFIG, "configs/second.toml")
+    edit("configs/second.toml", 'weights = "none"', 'weights = "gone.pt"')
+    assert main([command, CONFIG, "--configs", "tiny second"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"pipeline {command}: configs/second.toml: model.weights: no file 'gone.pt'" in said
     assert not list(Path("runs").rglob("*.jsonl"))
 
 

@@ -446,7 +446,7 @@ def test_a_training_on_kaggle_starts_from_a_file_of_the_bundle(tiny, initial, of
     ("weights", "reason"),
     [
         ("imagenet", "test_efficientnet.r160_in1k could not be downloaded"),
-        ("weights/gone.pt", "model.weights: weights/gone.pt: no such file"),
+        ("weights/gone.pt", "model.weights: no file 'weights/gone.pt'"),
         ("../outside.pt", "expected a path below the project's folder, such as weights/outside.pt"),
         ("weights.tar", "weights.tar: expected a name that ends in .safetensors, .pt"),
     ],

@@ -22,7 +22,7 @@ from pipeline import config, stages
 from pipeline.data import dataset
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.stages import training
-from pipeline.stages.training import _log_threshold_shift, announce_training
+from pipeline.stages.training import _log_threshold_shift, check_missing_folds
 from pipeline.training import trainer
 from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
 from pipeline.training.distributed import processes
@@ -505,16 +505,18 @@ def test_history_has_the_best_threshold_of_each_epoch_and_the_table_that_of_each
     assert [table[0][f"threshold {n}"] for n in (1, 2)] == [best[n]["threshold"] for n in (1, 2)]
 
 
-def test_missing_folds_of_all_configs_are_announced_before_the_first_is_trained(monkeypatch, caplog):
+def test_missing_folds_of_all_configs_are_logged_and_checked_before_the_first_is_trained(monkeypatch, caplog):
     def context(name, *, imported=None):
         return SimpleNamespace(cfg=SimpleNamespace(name=name, imported=imported), fold_numbers=lambda: [0, 1, 2])
 
-    done = {("a", 1), ("done", 0), ("done", 1), ("done", 2)}
+    done, checked = {("a", 1), ("done", 0), ("done", 1), ("done", 2)}, []
+    monkeypatch.setattr(training, "check_training", lambda each: checked.append(each.cfg.name))
     monkeypatch.setattr(training, "is_done", lambda each, fold: (each.cfg.name, fold) in done)
     with caplog.at_level("INFO", logger="pipeline"):
-        announce_training([context("a"), context("done"), context("b"), context("theirs", imported=True)])
-        announce_training([context("done")])
+        check_missing_folds([context("a"), context("done"), context("b"), context("theirs", imported=True)])
+        check_missing_folds([context("done")])
     assert caplog.messages == ["to be trained first: a fold 0, 2; b fold 0, 1, 2"]
+    assert checked == ["b"], "the training of a fold of the first config begins with its check"
 
 
 def test_threshold_shift_between_phases_is_logged(caplog):

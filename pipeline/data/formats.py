@@ -32,6 +32,7 @@ from pipeline.data.rasters import (
     refuse_colours,
 )
 from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices
+from pipeline.files import PLACEHOLDERS, START
 from pipeline.quoting import quoted
 
 Image.MAX_IMAGE_PIXELS = None  # replaces Pillow's guard against decompression bombs by `check_declared_size`
@@ -315,12 +316,10 @@ FORMATS = {
     rb"....ftyp(avif|avis)": PillowFormat("AVIF"),
     rb"P[1-6fF][\s#]": PillowFormat("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),
 }
-START = 160  # bytes of a file that are matched
 
 # Files that are no images, by their first bytes: what they are, and what to do.
 NOT_IMAGES = {
-    rb"version https://git-lfs": "a pointer of Git LFS: get the file itself (git lfs pull)",
-    rb"\s*<(!DOCTYPE|!doctype|html|HTML|\?xml)": "a web page or XML: get the file again",
+    **PLACEHOLDERS,
     rb"PK\x03\x04": "a ZIP archive: unpack it",
     rb"\x1f\x8b": "a gzip archive: unpack it",
     rb"\x89HDF": "HDF5: save its images as .npy or TIFF",

@@ -8,7 +8,6 @@ import fnmatch
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -22,7 +21,7 @@ from pipeline import config
 from pipeline.models import vit_pyramid
 from pipeline.models.encoder_name import NATIVE, PREFIX, check_tag, parse, pretrained_cfg
 from pipeline.models.encoder_options import timm_arguments
-from pipeline.models.pretrained import pretrained_file
+from pipeline.models.pretrained import weights_file
 from pipeline.models.weights import load_encoder
 from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
@@ -75,7 +74,7 @@ class Encoder(NamedTuple):
 
     name: str
     parameters: float  # millions, without the decoder
-    supports: str  # keys of REQUIREMENTS: "unet fcn deeplabv3 cascade", or "dpt"
+    supports: str  # keys of REQUIREMENTS: "unet fcn deeplabv3 cascade", or "unet dpt"
     strides: str  # output strides it can be built with: "8 16 32" or "32"
     # Images that it takes: "any" size; "crop": one size, which the training crop sets; "native": only native_size.
     image_size: str
@@ -118,9 +117,7 @@ def check(name: str, requires: str) -> None:
     check_tag(parse(name))
     if requires not in encoder.supports.split():
         reason, families = REQUIREMENTS[requires]
-        alone = encoder.supports == "dpt"
-        way = 'It works with model.arch = "dpt"' if alone else f"Families that work: {families}"
-        raise ValueError(f"model.encoder: '{name}' {reason}. {way}")
+        raise ValueError(f"model.encoder: '{name}' {reason}. Families that work: {families}")
 
 
 def check_stride(name: str, stride: int) -> None:
@@ -141,7 +138,8 @@ def _explain_unknown(name: str, requires: str) -> str:
     if not prefix and PREFIX + model in known():
         return f"unknown encoder '{name}'. Did you mean '{PREFIX}{name}'?"
     if prefix and model in timm.list_models():
-        return f"'{name}' {REQUIREMENTS['unet'][0]}. Families that work: {REQUIREMENTS[requires][1]}"
+        reason = REQUIREMENTS["dpt" if requires == "dpt" else "unet"][0]
+        return f"'{name}' {reason}. Families that work: {REQUIREMENTS[requires][1]}"
     close = did_you_mean(parsed.untagged, known())
     hint = close if close.startswith("Did") else "List them with `python -m pipeline encoders [pattern]`."
     return f"unknown encoder {quoted(name)}. {hint}"
@@ -262,20 +260,11 @@ def load_file(encoder: nn.Module, cfg: config.Model) -> None:
     """Load `model.weights` into the encoder: a file, or pretrained weights.
 
     Raises:
-        FileNotFoundError: if it does not exist.
-        ConnectionError: as `pretrained_file`.
+        ConnectionError, FileNotFoundError: as `weights_file`.
         ValueError: as `weights.load_encoder`.
     """
-    if cfg.weights == "none":
-        return
-    name = parse(cfg.encoder)
-    path = pretrained_file(name) if cfg.weights == "imagenet" else Path(cfg.weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"model.weights: no file '{cfg.weights}': expected 'none', 'imagenet' or the path of a .safetensors "
-            f"file with {name.model}'s weights"
-        )
-    load_encoder(encoder, name.model, cfg.in_channels, path, size_options(cfg))
+    if path := weights_file(cfg):
+        load_encoder(encoder, parse(cfg.encoder).model, cfg.in_channels, path, size_options(cfg))
 
 
 class Block(NamedTuple):

@@ -1,5 +1,5 @@
-"""Where pretrained weights are, `model.weights = "imagenet"`: a file of the project, of an installed package, or of
-timm's hub.
+"""Where the starting weights of an encoder are. Those of `model.weights = "imagenet"` are a file of the project, of an
+installed package, or of timm's hub.
 """
 
 from pathlib import Path
@@ -8,7 +8,10 @@ from pipeline import config
 from pipeline.models.encoder_name import EncoderName, parse, pretrained_cfg, tags
 from pipeline.models.hub import hub_file
 from pipeline.models.packaged_weights import PACKAGES, packaged_weights
+from pipeline.quoting import quoted
+from pipeline.schema import close_match
 
+KEYWORDS = ("imagenet", "none")  # values of `model.weights` that are no file
 FOLDER = Path("pretrained")  # in the project's folder: <model>.<tag>.safetensors, such as a code bundle brings
 
 
@@ -31,6 +34,26 @@ def check_weights(cfg: config.Model) -> None:
             f"model.weights: the weights {full_name(name)} are not on the hub: download {weights.url} and set "
             f"model.weights to that file"
         )
+
+
+def weights_file(cfg: config.Model) -> Path | None:
+    """The file that an encoder starts from; None if it starts at random.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ConnectionError, ValueError: as `pretrained_file`.
+    """
+    if cfg.weights == "none":
+        return None
+    if cfg.weights == "imagenet":
+        return pretrained_file(parse(cfg.encoder))
+    path = Path(cfg.weights)
+    if not path.is_file():
+        expected = 'expected "imagenet", "none", "run:<config>", or a file (.safetensors, .pt, .pth) with weights of'
+        meant = close_match(cfg.weights, KEYWORDS)
+        hint = f". Did you mean '{meant}'?" if meant else f": {expected} {parse(cfg.encoder).model}"
+        raise FileNotFoundError(f"model.weights: no file {quoted(cfg.weights)}{hint}")
+    return path
 
 
 def pretrained_file(name: EncoderName) -> Path:

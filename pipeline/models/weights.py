@@ -1,6 +1,7 @@
 """Starting weights: of an encoder from a file of any program, or of a whole network of this pipeline."""
 
 import logging
+import pickle
 import re
 import sys
 import warnings
@@ -10,8 +11,10 @@ from types import MappingProxyType
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.files import PLACEHOLDERS, START
 from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.", "net.", "model.", "encoder.", "backbone.")
 BATCH_COUNTER = "num_batches_tracked"  # of a batch norm; older files do not have it, and it has no effect
 OPTIONAL_HEADS = ("image_head.", "net.aux_heads.")  # of which only some networks have weights
+SAFETENSORS_HEADER = 8  # bytes before the header of a .safetensors file, which is JSON
+PICKLES = (b"PK", b"\x80")  # first bytes of the files that torch.save writes, or wrote before 1.6
 MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
 
 
@@ -43,7 +48,7 @@ def load_encoder(
 
     Raises:
         ValueError: if the file cannot be read, if fewer than 90 % of the encoder's tensors fit, if it is of a deeper
-            model, or for a number that is not finite.
+            model or one with further layers, or for a number that is not finite.
     """
     tensors = _read(path)
     own = encoder.state_dict()
@@ -61,11 +66,11 @@ def load_encoder(
             f"model.weights: {path}: {found} of the {expected} tensors of {name} fit, expected 90 % or more. First "
             f"expected: {_describe(missing, own)}; first found: {_describe(first, tensors)}. Is it another model?"
         )
-    if further := _of_further_blocks(tensors, own, name):
+    if further := _of_further_layers(tensors, own, name):
         raise ValueError(
-            f"model.weights: {path} has {len(further)} tensors of blocks that {name} does not have, first "
-            f"{_describe(further[0], tensors)}: it is of a deeper model. Set model.encoder to that model, or give the "
-            f"file of {name}"
+            f"model.weights: {path} has {len(further)} weights in stages of {name} that {name} does not have, first "
+            f"{_describe(further[0], tensors)}: it is of another model, deeper or with further layers. Set "
+            f"model.encoder to that model, or give the file of {name}"
         )
     refuse_not_finite(path, fitting)
     encoder.load_state_dict(fitting, strict=False)
@@ -145,11 +150,24 @@ def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        start = file.read(START)
+    for magic, what in PLACEHOLDERS.items():
+        if re.match(magic, start):
+            raise ValueError(f"model.weights: {path} is {what}")
+    is_safetensors, is_pickle = start[SAFETENSORS_HEADER:].startswith(b"{"), start.startswith(PICKLES)
     try:
-        found = timm.models.load_state_dict(str(path), weights_only=True)
+        found = load_file(path) if is_safetensors else timm.models.load_state_dict(str(path), weights_only=True)
         tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     except Exception as error:  # of two libraries, each with errors of its own
+        if is_pickle and isinstance(error.__cause__, pickle.UnpicklingError):
+            raise ValueError(
+                f"model.weights: {path} has Python objects beside tensors, and loading them would execute code: save "
+                f"the state dict of its model alone, torch.save(model.state_dict(), …)"
+            ) from None
         reason = shortened(" ".join(str(error).split()), 80) or type(error).__name__
+        if not (is_safetensors or is_pickle):
+            reason = f"it begins with {start[:SAFETENSORS_HEADER]!r}"
         raise ValueError(
             f"model.weights: {path} cannot be read ({reason}): expected a .safetensors file, or a state dict that "
             f"torch.save wrote (.pt, .pth)"
@@ -199,22 +217,31 @@ def _matching(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels
     return {key: tensor for key, tensor in found.items() if tensor.shape == own[key].shape}
 
 
-def _of_further_blocks(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> list[str]:
-    """Names of the tensors of blocks that timm's model does not have: of ResNet-34, in ResNet-18.
+def _of_further_layers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> list[str]:
+    """Names of the weights in the encoder's stages that timm's model does not have: of ResNet-34 or SE-ResNet-18, or
+    the statistics of a ResNet with batch norm, in one with group norm.
 
     A feature extractor leaves out layers after the last map (GhostNet's), which are no reason to refuse a file.
     """
-    numbered, known = {_without_numbers(key) for key in own}, {canonical(key) for key in own}
-    further = [key for key in tensors if canonical(key) not in known and _without_numbers(key) in numbered]
+    stages, known = {_stage(key) for key in own} - {None}, {canonical(key) for key in own}
+    further = [
+        key
+        for key in tensors
+        if key.endswith(("weight", "bias", "running_mean")) and canonical(key) not in known and _stage(key) in stages
+    ]
     if not further or name not in timm.list_models():
         return further
     whole = {canonical(key) for key in _timm_model(name, {}).state_dict()}
     return [key for key in further if canonical(key) not in whole]
 
 
-def _without_numbers(key: str) -> str:
-    """A name that is the same in all blocks of a stage, and in all stages that are numbered by themselves."""
-    return re.sub(r"(?<=_)\d+(?=_)", "#", canonical(key))
+def _stage(key: str) -> str | None:
+    """A tensor's stage: the name of its block before the first number, such as "layer" of "layer1.0.conv1.weight"; None
+    if it is in no numbered block, as "bn2.weight".
+    """
+    block = canonical(".".join(key.split(".")[:-2]))
+    found = re.match(r"\D+(?=\d)", block)
+    return found[0] if found else None
 
 
 def _adapt_channels(kernels: Tensor, channels: int) -> Tensor:

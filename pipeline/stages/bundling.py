@@ -225,17 +225,15 @@ def _starting_files(cfg: Config) -> dict[Path, Path]:
     found = {}
     try:
         for path, source in starting_files(cfg).items():
-            _check_starting_file(path, source)
+            _check_starting_file(path)
             found[path] = source
     except (OSError, ValueError) as error:
         log.warning("%s: its training notebook will not find its starting weights: %s", cfg.file, error)
     return found
 
 
-def _check_starting_file(path: Path, source: Path) -> None:
-    """Raise ValueError or FileNotFoundError for a file of weights that a bundle cannot have."""
-    if not source.is_file():
-        raise FileNotFoundError(f"model.weights: {source}: no such file")
+def _check_starting_file(path: Path) -> None:
+    """Raise ValueError for a file of weights that a bundle cannot have."""
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(
             f"model.weights: {path}: expected a path below the project's folder, such as weights/{path.name}"

@@ -14,7 +14,7 @@ from pipeline.stages.doctor import quick_check
 from pipeline.stages.input_sizes import check_sizes, network_sizes, resize_of_phase
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context, check, index_test_images
-from pipeline.stages.starting_weights import source_of_weights
+from pipeline.stages.starting_weights import source_of_weights, starting_files
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import balance_labels
@@ -34,6 +34,7 @@ def check_training(context: Context, *, full: bool = False) -> None:
             of several sizes would be in one batch, or smaller than the network's stride; if there are too few images
             for a batch or an update; if train.balance is an unknown column; if a tracker's library is not installed;
             if a config that the pseudo-labels or the starting weights come from is invalid.
+        ConnectionError, FileNotFoundError: as `starting_files`.
     """
     cfg, index = context.cfg, context.index
     with place(cfg, "train.trackers"):
@@ -41,6 +42,8 @@ def check_training(context: Context, *, full: bool = False) -> None:
     with place(cfg):
         balance_labels(index, cfg.train.balance)
     _check_sources(cfg)
+    with place(cfg):
+        starting_files(cfg)
     if cfg.data.doctor:
         _refuse_masks_of_one_kind(context, FULL, index)
     numbers = context.fold_numbers()

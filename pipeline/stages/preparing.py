@@ -191,7 +191,7 @@ def check(cfg: Config) -> Competition:
     if cfg.predict.output_stride:
         with place(cfg, "predict.output_stride"):
             check_model(for_prediction(cfg))
-    with place(cfg, "train.optimizer"):
+    with place(cfg):
         check_optimizer(cfg.train)
     with place(cfg, "predict.views"):
         check_views(cfg.predict.views, image_side(cfg.model))

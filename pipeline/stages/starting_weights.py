@@ -22,7 +22,7 @@ from pipeline.data.medical import file_of
 from pipeline.files import file_digest
 from pipeline.folds import hold_out
 from pipeline.models.encoder_name import parse
-from pipeline.models.pretrained import pretrained_file, project_file
+from pipeline.models.pretrained import project_file, weights_file
 from pipeline.quoting import shortened
 from pipeline.stages.labelling import load_beside
 from pipeline.stages.preparing import Context, index_test_images, make_context
@@ -42,6 +42,8 @@ def source_of_weights(cfg: Config) -> Config | None:
     name = cfg.model.weights.removeprefix(RUN)
     if not cfg.model.weights.startswith(RUN) or name.endswith(CHECKPOINT):
         return None
+    if "/" in name or name.endswith((".pt", ".pth")):
+        raise ValueError(f"{cfg.model.weights} is neither the name of a config nor a {CHECKPOINT} file of a fold")
     other = config.load(Path("configs") / f"{name}.toml")
     return load_beside(cfg, name) if other.competition == cfg.competition else other
 
@@ -68,15 +70,21 @@ def starting_files(cfg: Config) -> dict[Path, Path]:
     """The files of weights that a config's training starts from: where each is, by its path in the project.
 
     Raises:
-        ConnectionError, ValueError: as `pretrained_file`.
+        ConnectionError, FileNotFoundError, ValueError: as `weights_file`; for a checkpoint that does not exist.
     """
-    if cfg.model.weights == "imagenet":
-        name = parse(cfg.model.encoder)
-        return {project_file(name): pretrained_file(name)}
-    if cfg.model.weights == "none" or source_of_weights(cfg):
+    if path := checkpoint_of(cfg):
+        _refuse_missing(path)
+        return {path: path}
+    if cfg.model.weights.startswith(RUN) or not (path := weights_file(cfg.model)):
         return {}
-    path = checkpoint_of(cfg) or Path(cfg.model.weights)
-    return {path: path}
+    return {project_file(parse(cfg.model.encoder)) if cfg.model.weights == "imagenet" else path: path}
+
+
+def _refuse_missing(checkpoint: Path) -> None:
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"model.weights: {checkpoint}: no such file: expected a {CHECKPOINT} file of a trained fold"
+        )
 
 
 def fold_to_start_from(context: Context, source: Context, fold: Fold) -> Fold:
@@ -157,8 +165,7 @@ def check_checkpoint(context: Context, path: Path, fold: Fold, folds: str) -> di
         FileNotFoundError, ValueError: if there is no such file, it is none of this pipeline, or it was trained on this
             competition but held out another fold.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"model.weights: {path}: no such file: expected a {CHECKPOINT} file of a trained fold")
+    _refuse_missing(path)
     record = read_record(path)
     made_by = record["settings"]
     if made_by.get("competition") != context.card.name:

@@ -11,6 +11,7 @@ from pipeline.config import Config
 from pipeline.progress import track
 from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
+from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, make_context
 from pipeline.stages.training import is_done
 from pipeline.sweep.executors import EXECUTORS
@@ -60,18 +61,22 @@ def sweep(
         retries: how often each job is restarted after a crash; a user error is not retried.
 
     Raises:
-        ValueError: for an unknown executor or fold, or two configs with the same run name.
+        ValueError: for an unknown executor or fold, or two configs with the same run name; as `check_training`.
+        ConnectionError, FileNotFoundError: as `check_training`.
     """
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     _check_run_names(cfgs)
-    count, todo = 0, []
+    count, todo, to_check = 0, [], {}
     for path, context in _contexts(cfgs):
         for number in context.fold_numbers() if fold is None else [fold]:
             count += 1
             if not _is_done(context, number):
                 command = ("train", str(path), "--fold", str(number), *options)
                 todo.append(Job(context.paths.fold(number), command))
+                to_check[context.cfg.name] = context
+    for context in to_check.values():
+        check_training(context)
     gpus = torch.cuda.device_count()
     if executor == "local" and jobs > 1 and gpus > 1:
         log.warning(

@@ -192,11 +192,11 @@ def _on_pseudo_labels(name: str, made_by: dict[str, Any]) -> list[str]:
     return own + [found for each in teachers for found in _on_pseudo_labels(*each)]
 
 
-def announce_training(contexts: Sequence[Context]) -> None:
-    """Log which folds of which configs are not trained yet, before the first of them is.
+def check_missing_folds(contexts: Sequence[Context]) -> None:
+    """Log which folds of which configs are not trained yet, and check the options of all before the first is trained.
 
     Raises:
-        ValueError: as `is_done`.
+        ConnectionError, FileNotFoundError, ValueError: as `is_done` and `check_training`.
     """
     missing = {
         each.cfg.name: [fold for fold in each.fold_numbers() if not is_done(each, fold)]
@@ -206,6 +206,9 @@ def announce_training(contexts: Sequence[Context]) -> None:
     folds_of = [f"{name} fold {', '.join(map(str, numbers))}" for name, numbers in missing.items() if numbers]
     if folds_of:
         log.info("to be trained first: %s", "; ".join(folds_of))
+    to_train = [each for each in contexts if missing.get(each.cfg.name)]
+    for context in to_train[1:]:  # `train_fold` checks the first
+        check_training(context)
 
 
 def oof_of(context: Context) -> list[dict[str, Any]]:

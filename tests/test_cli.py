@@ -373,6 +373,12 @@ def test_tags_are_listed_for_a_complete_name_only(capsys):
     assert "its weights" not in run(capsys, "encoders", "densenet264d")[1]
 
 
+def test_a_tag_that_an_encoder_does_not_have_is_refused(capsys):
+    status, _, err = run(capsys, "encoders", "tu-resnet18.a1")
+    assert status == 2
+    assert "timm has no weights 'a1' of resnet18. Nearest first: a1_in1k" in err
+
+
 def test_encoders_without_a_match_suggest_families(capsys):
     status, _, err = run(capsys, "encoders", "nothinglikeit")
     assert (status, "no encoder matches 'nothinglikeit'" in err) == (2, True)

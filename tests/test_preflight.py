@@ -227,6 +227,16 @@ def test_weights_that_a_second_config_lacks_are_named_before_the_first_is_traine
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
+@pytest.mark.parametrize(("key", "source"), [("train.pseudo", "'far'"), ("train.teacher", "['far']")])
+def test_a_config_of_another_competition_cannot_label_or_teach(tiny, capsys, key, source):
+    other = Path("tiny.toml").read_text().replace('name = "tiny"', 'name = "other"')
+    Path("other.toml").write_text(other)
+    Path("configs/far.toml").write_text(Path(CONFIG).read_text().replace('"tiny.toml"', '"other.toml"'))
+    assert main(["train", CONFIG, "--set", f"{key}={{from={source}}}"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{key}.from: configs/far.toml: its competition is other, expected tiny, of tiny: name another" in said
+
+
 def test_error_in_the_pseudo_label_source_is_found_before_it_is_trained(tiny, capsys, edit):
     shutil.copy(CONFIG, "configs/source.toml")
     edit("configs/source.toml", "lovasz", "lovasc")

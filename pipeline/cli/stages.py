@@ -530,6 +530,7 @@ def encoders(
 
     if refresh:
         encoder_table.refresh(pattern)
+    encoder_name.check_tag(encoder_name.parse(pattern))
     pattern = encoder_name.parse(pattern).untagged
     names = encoder.matching(encoder.known(), pattern)
     if not names:

@@ -45,6 +45,8 @@ IMAGE_SIZES = {
     "native": "only images of its native size",
 }
 
+HUB = "timm/"  # before a model's name on the hub
+
 CONVOLUTIONAL_FAMILIES = "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3"
 
 # Requirements of architectures: the reason why an encoder does not meet it, and families that do.
@@ -112,7 +114,7 @@ def check(name: str, requires: str) -> None:
         ValueError: with the reason and families that work, or with the nearest name or tag.
     """
     encoder = row(name)
-    if encoder is None:
+    if encoder is None or name.endswith("."):
         raise ValueError(f"model.encoder: {_explain_unknown(name, requires)}")
     check_tag(parse(name))
     if requires not in encoder.supports.split():
@@ -134,10 +136,10 @@ def check_stride(name: str, stride: int) -> None:
 
 
 def _explain_unknown(name: str, requires: str) -> str:
-    prefix, model, _ = parsed = parse(name)
-    if not prefix and PREFIX + model in known():
-        return f"unknown encoder '{name}'. Did you mean '{PREFIX}{name}'?"
-    if prefix and model in timm.list_models():
+    parsed = parse(name.removeprefix(HUB))
+    if PREFIX + parsed.model in known():
+        return f"unknown encoder {quoted(name)}. Did you mean '{PREFIX}{parsed.timm}'?"
+    if parsed.model in timm.list_models():
         reason = REQUIREMENTS["dpt" if requires == "dpt" else "unet"][0]
         return f"'{name}' {reason}. Families that work: {REQUIREMENTS[requires][1]}"
     close = did_you_mean(parsed.untagged, known())

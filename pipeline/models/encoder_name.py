@@ -69,6 +69,7 @@ def pretrained_cfg(name: EncoderName) -> PretrainedCfg:
             tag=NATIVE_TAG,
             mean=IMAGENET_DEFAULT_MEAN,
             std=IMAGENET_DEFAULT_STD,
+            license="NVIDIA Source Code License (SegFormer): not for commercial use",
         )
     return timm.get_pretrained_cfg(name.timm, allow_unregistered=True)
 

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
 from pipeline import config
+from pipeline.models.encoder_name import NATIVE, parse
 from pipeline.models.segmenter import PROBE_SIZE
 from pipeline.quoting import first_line
 
@@ -84,6 +85,8 @@ def check_grad_checkpointing(cfg: config.Model, build: Callable[[config.Model], 
     """
     if not cfg.grad_checkpointing:
         return
+    if parse(cfg.encoder).model in NATIVE:
+        raise ValueError(f"model.grad_checkpointing: '{cfg.encoder}' is an encoder of smp, without it: take it out")
     model = build(cfg).train()
     side = max(PROBE_SIZE, model.net.stride)  # an encoder that takes one size of images has it as stride
     images = torch.zeros(2, model.mean.shape[1], side, side, device=model.mean.device)

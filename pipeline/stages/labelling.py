@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import config
+from pipeline import competition, config
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import calibrated, mean_expected_dice, write_labels
@@ -125,9 +125,19 @@ def read_companion(cfg: config.Config) -> config.Config:
 
 
 def load_beside(cfg: config.Config, name: str) -> config.Config:
-    """Read the config of another name, with the data folder of this one."""
+    """Read the config of another name, with the data folder of this one.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not valid, or of another competition.
+    """
     place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad, "exif": cfg.data.exif}
     other = config.load(Path("configs") / f"{name}.toml")
+    theirs, ours = (competition.load(each.competition).name for each in (other, cfg))
+    if theirs != ours:
+        raise ValueError(
+            f"{other.file}: its competition is {theirs}, expected {ours}, of {cfg.name}: name another config"
+        )
     return other.model_copy(update={"data": other.data.model_copy(update=place)})
 
 

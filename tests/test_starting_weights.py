@@ -369,7 +369,7 @@ def test_another_network_is_refused_in_one_line(changes):
             r"model\.weights: gone\.safetensors: no such file: expected a \.safetensors file of",
         ),
         ("run:second", r"model\.weights: second from second: a config cannot start from itself"),
-        ("run:tiny/train.safetensors", r"tiny/train\.safetensors: not a checkpoint of this pipeline"),
+        ("run:tiny/train.safetensors", r"train\.safetensors: not a checkpoint of this pipeline .*without run: to load"),
     ],
 )
 def test_weights_that_do_not_exist_are_refused_in_one_line(tiny, capsys, weights, message):

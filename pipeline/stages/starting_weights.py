@@ -166,7 +166,10 @@ def check_checkpoint(context: Context, path: Path, fold: Fold, folds: str) -> di
             competition but held out another fold.
     """
     _refuse_missing(path)
-    record = read_record(path)
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise ValueError(f"model.weights: {error}, or name the file without run: to load its encoder alone") from None
     made_by = record["settings"]
     if made_by.get("competition") != context.card.name:
         log.warning(

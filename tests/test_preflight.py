@@ -217,6 +217,13 @@ def test_error_in_a_config_names_its_file_and_key(tiny, capsys, pair):
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
+def test_a_frozen_encoder_with_random_weights_is_logged(tiny, caplog):
+    check_training(context("train.phases.1.freeze_encoder=true"))
+    assert "random weights" not in caplog.text
+    check_training(context("train.phases.0.freeze_encoder=true"))
+    assert "train.phases.0.freeze_encoder: the encoder has random weights" in caplog.text
+
+
 @pytest.mark.parametrize("command", ["ensemble", "report", "sweep"])
 def test_weights_that_a_second_config_lacks_are_named_before_the_first_is_trained(tiny, capsys, edit, command):
     shutil.copy(CONFIG, "configs/second.toml")

@@ -1,5 +1,6 @@
 """Checks before a training: errors in data or config that would stop it, or make it useless, in any fold."""
 
+import logging
 from collections.abc import Mapping
 
 import pandas as pd
@@ -19,6 +20,8 @@ from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import balance_labels
 from pipeline.training.trackers import check_installed
+
+log = logging.getLogger(__name__)
 
 
 def check_training(context: Context, *, full: bool = False) -> None:
@@ -44,6 +47,8 @@ def check_training(context: Context, *, full: bool = False) -> None:
     _check_sources(cfg)
     with place(cfg):
         starting_files(cfg)
+    if cfg.model.weights == "none" and cfg.train.phases[0].freeze_encoder:
+        log.warning("%s: train.phases.0.freeze_encoder: the encoder has random weights: set model.weights", cfg.file)
     if cfg.data.doctor:
         _refuse_masks_of_one_kind(context, FULL, index)
     numbers = context.fold_numbers()

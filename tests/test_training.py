@@ -510,13 +510,17 @@ def test_missing_folds_of_all_configs_are_logged_and_checked_before_the_first_is
         return SimpleNamespace(cfg=SimpleNamespace(name=name, imported=imported), fold_numbers=lambda: [0, 1, 2])
 
     done, checked = {("a", 1), ("done", 0), ("done", 1), ("done", 2)}, []
+    trained = {*done, ("c", 0), ("c", 1), ("c", 2)}
     monkeypatch.setattr(training, "check_training", lambda each: checked.append(each.cfg.name))
     monkeypatch.setattr(training, "is_done", lambda each, fold: (each.cfg.name, fold) in done)
+    monkeypatch.setattr(
+        training, "is_trained", lambda each, fold: each.cfg.name == "c" or (each.cfg.name, fold) in done
+    )
     with caplog.at_level("INFO", logger="pipeline"):
-        check_missing_folds([context("a"), context("done"), context("b"), context("theirs", imported=True)])
+        check_missing_folds([*map(context, ("a", "done", "b", "c")), context("theirs", imported=True)])
         check_missing_folds([context("done")])
-    assert caplog.messages == ["to be trained first: a fold 0, 2; b fold 0, 1, 2"]
-    assert checked == ["b"], "the training of a fold of the first config begins with its check"
+    assert caplog.messages == ["to be trained first: a fold 0, 2; b fold 0, 1, 2; c fold 0, 1, 2"]
+    assert checked == ["b"], "training of the first config begins with its check, c has its weights"
 
 
 def test_threshold_shift_between_phases_is_logged(caplog):

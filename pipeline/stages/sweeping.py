@@ -1,7 +1,7 @@
 """The stage `sweep`: trains folds × configs × seeds as separate jobs; finished jobs are skipped."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, make_context
-from pipeline.stages.training import is_done
+from pipeline.stages.training import is_done, is_trained
 from pipeline.sweep.executors import EXECUTORS
 from pipeline.sweep.jobs import Job, JobResult
 from pipeline.sweep.seeds import config_with_seed
@@ -71,10 +71,11 @@ def sweep(
     for path, context in _contexts(cfgs):
         for number in context.fold_numbers() if fold is None else [fold]:
             count += 1
-            if not _is_done(context, number):
+            if not _holds(is_done, context, number):
                 command = ("train", str(path), "--fold", str(number), *options)
                 todo.append(Job(context.paths.fold(number), command))
-                to_check[context.cfg.name] = context
+                if not _holds(is_trained, context, number):
+                    to_check[context.cfg.name] = context
     for context in to_check.values():
         check_training(context)
     gpus = torch.cuda.device_count()
@@ -98,10 +99,10 @@ def _contexts(cfgs: Mapping[Path, Config]) -> Iterator[tuple[Path, Context]]:
         yield path, read[key]._replace(cfg=cfg, paths=Paths(cfg, read[key].card))
 
 
-def _is_done(context: Context, fold: int) -> bool:
-    """Whether a fold is complete; a fold with other settings is not, and its job reports the difference."""
+def _holds(condition: Callable[[Context, int], bool], context: Context, fold: int) -> bool:
+    """Whether a fold is done, or trained; a fold with other settings is neither, and its job reports the difference."""
     try:
-        return is_done(context, fold)
+        return condition(context, fold)
     except ValueError as error:
         if fold not in context.fold_numbers():
             raise

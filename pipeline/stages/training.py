@@ -206,7 +206,11 @@ def check_missing_folds(contexts: Sequence[Context]) -> None:
     folds_of = [f"{name} fold {', '.join(map(str, numbers))}" for name, numbers in missing.items() if numbers]
     if folds_of:
         log.info("to be trained first: %s", "; ".join(folds_of))
-    to_train = [each for each in contexts if missing.get(each.cfg.name)]
+    to_train = [
+        each
+        for each in contexts
+        if any(not is_trained(each, fold) for fold in missing.get(each.cfg.name, ()))  # others are only predicted
+    ]
     for context in to_train[1:]:  # `train_fold` checks the first
         check_training(context)
 

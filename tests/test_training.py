@@ -513,9 +513,7 @@ def test_missing_folds_of_all_configs_are_logged_and_checked_before_the_first_is
     trained = {*done, ("c", 0), ("c", 1), ("c", 2)}
     monkeypatch.setattr(training, "check_training", lambda each: checked.append(each.cfg.name))
     monkeypatch.setattr(training, "is_done", lambda each, fold: (each.cfg.name, fold) in done)
-    monkeypatch.setattr(
-        training, "is_trained", lambda each, fold: each.cfg.name == "c" or (each.cfg.name, fold) in done
-    )
+    monkeypatch.setattr(training, "is_trained", lambda each, fold: (each.cfg.name, fold) in trained)
     with caplog.at_level("INFO", logger="pipeline"):
         check_missing_folds([*map(context, ("a", "done", "b", "c")), context("theirs", imported=True)])
         check_missing_folds([context("done")])

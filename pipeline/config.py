@@ -416,7 +416,7 @@ class Train(Table):
     balance: str | None = None  # index column whose values are drawn equally often: "empty", or a meta column
     optimizer: str = "adamw"  # any of timm's, such as "sgd", "lion", "muon"
     optimizer_options: dict[str, int | float | bool | str | tuple[float, ...]] = {}  # noqa: RUF012 - its arguments
-    weight_decay: Weight = 0.01  # of weights of convolutions and linear layers; norms and biases have none
+    weight_decay: Weight = 0.01  # none of norms, biases and position embeddings
     clip: Rate = 1.0  # highest gradient norm
     ema: float = Field(default=0.99, ge=0, lt=1)  # decay of the exponential moving average of weights; 0: no average
     patience: Count | None = None  # epochs without improvement after which a phase ends

@@ -33,7 +33,7 @@ DAY = 24 * 3600  # seconds
 START = 160  # bytes of a file that tell its format
 
 # What may have been downloaded instead of a file, by a regular expression for its first bytes; and what to do.
-PLACEHOLDERS = {
+FAILED_DOWNLOADS = {
     rb"$": "empty: get the file again",
     rb"version https://git-lfs": "a pointer of Git LFS: get the file itself (git lfs pull)",
     rb"\s*<(!DOCTYPE|!doctype|html|HTML|\?xml)": "a web page or XML: get the file again",

@@ -256,7 +256,10 @@ def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
 
 
 # What pydantic adds to the path of a key whose value may be of several types: the type that it tried.
-BRANCH = re.compile(r"(literal|tuple|list|dict|function|constrained|lax)\b.*[\[-].*|int|float|str|bool")
+BRANCH = re.compile(
+    r"(literal|tuple|list|dict|function|constrained|lax|is-instance)\b.*[\[-].*|int|float|str|bool|callable"
+)
+NOT_IN_FILES = {"callable_type", "is_instance_of"}  # errors of types that no value of a file has
 
 
 def _in_best_branch(errors: Iterable[Mapping[str, Any]], first: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,6 +273,7 @@ def _in_best_branch(errors: Iterable[Mapping[str, Any]], first: Mapping[str, Any
     if any(parts):
         start = first["loc"][: parts.index(True)]
         tried = [each for each in errors if each["loc"][: len(start)] == start]
+        tried = [each for each in tried if each["type"] not in NOT_IN_FILES] or tried
         depth = max(len(each["loc"]) for each in tried)
         first, *others = (each for each in tried if len(each["loc"]) == depth)
         if not depth > len(start) + 1:  # the value itself fits none
@@ -291,6 +295,7 @@ def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
 EXPECTED_VALUES = {  # by pydantic's error type
     "bool_parsing": "expected true or false",
     "bool_type": "expected true or false",
+    "callable_type": "expected a function, which a file cannot have: leave it out",
     "dict_type": "expected a table",
     "finite_number": "expected a finite number",
     "float_parsing": "expected a number",
@@ -301,6 +306,7 @@ EXPECTED_VALUES = {  # by pydantic's error type
     "int_parsing": "expected a whole number",
     "int_parsing_size": "expected a whole number of fewer digits",
     "int_type": "expected a whole number",
+    "is_instance_of": "expected a {class}, which a file cannot have: leave it out",
     "less_than": "expected less than {lt}",
     "less_than_equal": "expected {le} at most",
     "list_type": "expected a list",
@@ -309,6 +315,7 @@ EXPECTED_VALUES = {  # by pydantic's error type
     "model_attributes_type": "expected a table",
     "none_required": "expected null",
     "string_type": "expected text",
+    "too_long": "expected a list of {max_length} or fewer",
     "too_short": "expected a list of {min_length} or more",
     "tuple_type": "expected a list",
 }

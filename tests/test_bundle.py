@@ -65,7 +65,7 @@ def test_prediction_needs_no_pretrained_weights_and_not_the_tag(submitted, monke
     record = json.loads(path.read_text())
     record["configs"]["tiny"]["model"] |= {"encoder": "tu-test_efficientnet.of_tomorrow", "weights": "imagenet"}
     path.write_text(json.dumps(record))
-    monkeypatch.setattr("pipeline.models.encoder.weights_file", None)  # must not be called
+    monkeypatch.setattr("pipeline.models.pretrained.pretrained_file", None)  # must not be called
     predicted = predict_test(read_bundle(Path("bundle")), Path("tiny"), Path("working/submission.csv"))
     assert rows(predicted.csv) == rows(done.csv)
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"

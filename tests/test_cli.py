@@ -359,7 +359,9 @@ def test_encoders_are_listed_by_pattern(capsys):
     assert "8 16 32" in out
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tu-resnet18", "tu-resnet18.tv_in1k"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "tu-resnet18", "tu-resnet18.tv_in1k", "timm/resnet18.tv_in1k", "tu-resnet18.*"]
+)
 def test_the_tags_of_an_encoder_are_listed_with_their_licences(capsys, name):
     status, out, _ = run(capsys, "encoders", name)
     rows = [line.split() for line in out.splitlines() if line.startswith("tu-resnet18.")]
@@ -379,7 +381,13 @@ def test_a_tag_that_an_encoder_does_not_have_is_refused(capsys):
     assert "timm has no weights 'a1' of resnet18. Nearest first: a1_in1k" in err
 
 
+def test_the_tag_of_a_pattern_is_ignored(capsys):
+    status, out, _ = run(capsys, "encoders", "*resne?t50_32x4d*.a1*")
+    assert (status, "tu-seresnext50_32x4d" in out) == (0, True)
+
+
 def test_encoders_without_a_match_suggest_families(capsys):
+    assert "no encoder matches 'nosuch'" in run(capsys, "encoders", "nosuch.a1")[2]
     status, _, err = run(capsys, "encoders", "nothinglikeit")
     assert (status, "no encoder matches 'nothinglikeit'" in err) == (2, True)
 

@@ -84,6 +84,8 @@ def test_dilation_is_checked_by_the_architecture():
         ("tu-botnet50ts_256.in1k", r"timm has no weights 'in1k' of botnet50ts_256\. It has none .*'tu-botnet50ts_256'"),
         ("tu-resnt18.a1_in1k", r"unknown encoder 'tu-resnt18\.a1_in1k'\. Did you mean 'tu-resnet18'\?"),
         ("timm/resnet18.a1_in1k", r"unknown encoder 'timm/resnet18\.a1_in1k'\. Did you mean 'tu-resnet18\.a1_in1k'\?"),
+        ("tu-resnet18.a1_in1k.", r"unknown encoder .*\. Did you mean 'tu-resnet18\.a1_in1k'\?"),
+        ("resnet18.nosuch", r"unknown encoder .*\. Did you mean 'tu-resnet18'\?"),
         ("tu-resnet18.", r"unknown encoder 'tu-resnet18\.'\. Did you mean 'tu-resnet18'\?"),
         ("beit_base_patch16_224", "'beit_base_patch16_224' gives no pyramid of features"),
         ("resnet18.a1_in1k", r"Did you mean 'tu-resnet18\.a1_in1k'\?"),

@@ -267,6 +267,7 @@ def test_a_weights_file_with_other_or_missing_tensors_is_refused(tensors, messag
         ("seresnet18", "resnet18"),
         ("resnet50", "resnet50_gn"),
         ("convnext_small", "convnext_tiny"),
+        ("deit3_small_patch16_224", "deit_small_patch16_224"),  # with layer scale
     ],
 )
 def test_weights_of_a_model_with_more_layers_are_refused_though_all_tensors_fit(larger, own, tmp_path):
@@ -278,6 +279,19 @@ def test_weights_of_a_model_with_more_layers_are_refused_though_all_tensors_fit(
 @pytest.mark.parametrize("name", ["ghostnet_050", "mobilenetv3_small_050", "mobilenetv1_100h"])
 def test_layers_after_the_last_map_are_no_reason_to_refuse_a_file(name, tmp_path):
     save_file(timm.create_model(name).state_dict(), tmp_path / "weights.safetensors")
+    build(encoder=f"tu-{name}", weights=str(tmp_path / "weights.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("dla34", ["level3.project.0.weight", "level3.project.1.bias"]),  # of the official files, which never used them
+        ("resnet18", ["layer0.0.weight", "layer1_up.0.weight", "decoder.layer1.0.conv3.weight", "0.weight"]),
+    ],
+)
+def test_tensors_outside_the_stages_of_an_encoder_are_ignored(name, others, tmp_path):
+    tensors = timm.create_model(name).state_dict() | dict.fromkeys(others, torch.zeros(3))
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "weights.safetensors")
     build(encoder=f"tu-{name}", weights=str(tmp_path / "weights.safetensors"))
 
 

@@ -95,6 +95,15 @@ def test_frozen_weights_are_in_no_group():
     assert set(weights) == set(model.parameters()) - set(model.encoder.parameters())
 
 
+def test_a_bias_of_several_axes_does_not_decay():
+    model = build_model(config.Model(encoder="tu-resnet18", weights="none"))
+    model.net.offset = nn.ParameterDict({"weight": torch.zeros(1, 2, 2), "bias": torch.zeros(1, 2, 2)})
+    groups = parameter_groups(model, "tu-resnet18", 0.01, 1.0, 1.0)
+    decay_of = {weight: group["weight_decay"] for group in groups for weight in group["params"]}
+    assert decay_of[model.net.offset["weight"]] == 0.01
+    assert decay_of[model.net.offset["bias"]] == 0
+
+
 def test_equal_factors_are_two_groups():
     model = build_model(config.Model(encoder="tu-resnet18", weights="none"))
     assert len(parameter_groups(model, "tu-resnet18", 0.01, 1.0, 1.0)) == 2
@@ -121,6 +130,19 @@ def test_the_rate_of_a_group_scales_its_steps():
         ),
         ({"optimizer_options": {"lr": 0.1}}, r"train\.optimizer_options: lr is set by train\.phases\[\]\.lr"),
         ({"optimizer_options": {"betas": [0.9]}}, r"train\.optimizer_options: adamw: 'betas\.1' is missing"),
+        (
+            {"optimizer_options": {"betas": [0.9, 0.9, 0.9]}},
+            r"betas: \(0\.9, .*\): expected a list of 2 or fewer",
+        ),
+        ({"optimizer_options": {"foreach": True, "fused": True}}, r"adamw cannot be used here \(`fused` and `foreach`"),
+        (
+            {"optimizer": "kron", "optimizer_options": {"preconditioner_update_probability": "x"}},
+            r"kron: preconditioner_update_probability: 'x': expected a number$",
+        ),
+        (
+            {"optimizer": "kron", "optimizer_options": {"mu_dtype": "half"}},
+            r"mu_dtype: 'half': expected a dtype, which",
+        ),
         ({"optimizer_options": {"betas": 0.9}}, r"adamw: betas: 0\.9: expected a list"),
         ({"optimizer_options": {"fused": "yes"}}, r"adamw: fused: 'yes': expected true or false"),
         ({"optimizer": "csgdp", "optimizer_options": {"momentum": "high"}}, r"csgdp: momentum: 'high': expected a num"),

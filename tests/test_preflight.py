@@ -184,6 +184,8 @@ MISTAKES = {
     "model.classes=2": "model.classes is 2, but the card tiny has 1",
     "model.dilation_rates=[2,4,6]": "model.dilation_rates has no effect in unet",
     "model.weights=gone.pt": 'model.weights: no file \'gone.pt\': expected "imagenet", "none", "run:<',
+    "model.weights=image.pt": "model.weights: no file 'image.pt': expected",
+    "model.weights=run:sub/far": "model.weights: configs/sub/far.toml: competition: unknown competition 'gone'",
     "model.weights=ImageNet": "model.weights: no file 'ImageNet'. Did you mean 'imagenet'?",
     "model.weights=run:gone": "model.weights: configs/gone.toml: no such file",
     "model.weights=run:runs/a/fold0": "model.weights: run:runs/a/fold0 is neither the name of a config nor",
@@ -210,6 +212,8 @@ MISTAKES = {
 @pytest.mark.parametrize("pair", MISTAKES)
 def test_error_in_a_config_names_its_file_and_key(tiny, capsys, pair):
     Path(CONFIG).rename("configs/mine.toml")
+    Path("configs/sub").mkdir()
+    Path("configs/sub/far.toml").write_text(Path("configs/mine.toml").read_text().replace("tiny.toml", "gone"))
     assert main(["train", "configs/mine.toml", "--set", pair]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"pipeline train: configs/mine.toml: {MISTAKES[pair]}" in said
@@ -241,7 +245,10 @@ def test_a_config_of_another_competition_cannot_label_or_teach(tiny, capsys, key
     Path("configs/far.toml").write_text(Path(CONFIG).read_text().replace('"tiny.toml"', '"other.toml"'))
     assert main(["train", CONFIG, "--set", f"{key}={{from={source}}}"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"{key}.from: configs/far.toml: its competition is other, expected tiny, of tiny: name another" in said
+    assert (
+        f"{key}.from: configs/far.toml: its competition is other, that of tiny is tiny, and labels have to be of"
+        in said
+    )
 
 
 def test_error_in_the_pseudo_label_source_is_found_before_it_is_trained(tiny, capsys, edit):

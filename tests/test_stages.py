@@ -471,9 +471,12 @@ def test_without_any_pseudo_label_the_scores_do_not_change(submitted, monkeypatc
     assert re.search(r"difference +\+0\.0000  95% interval \+0\.0000 to \+0\.0000", printed.out)
 
 
-def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_training(submitted, monkeypatch, capsys):
+@pytest.mark.parametrize("pair", ["train.batch_size=6", "competition=demo"])
+def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_training(
+    submitted, monkeypatch, capsys, pair
+):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
-    assert main(["pseudo", "configs/tiny.toml", "--set", "train.batch_size=6"]) == 2
+    assert main(["pseudo", "configs/tiny.toml", "--set", pair]) == 2
     assert "labels come from tiny as in configs/tiny.toml" in capsys.readouterr().err
     assert not COMPANION.exists()
 

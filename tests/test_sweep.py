@@ -23,7 +23,7 @@ import torch
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.files import file_lock
-from pipeline.stages import training
+from pipeline.stages import sweeping, training
 from pipeline.sweep import executors
 from pipeline.sweep.executors import EXECUTORS
 from pipeline.sweep.jobs import FAILED, Job
@@ -301,6 +301,16 @@ def test_seeds_have_different_weights_and_the_same_folds(trained):
     assert len(folds) == 1
     done = stages.sweep({path: config.load(path) for path in paths}, fold=0)
     assert (done.jobs, done.done_before) == (2, 2)
+
+
+def test_a_sweep_looks_for_the_runs_that_its_jobs_make(tiny):
+    # With what is derived of the data: here the size of the encoder's images.
+    pairs = ("model.encoder=tu-test_maxvit", "data.size={exact=[160,160]}")
+    cfgs = {path: config.load(path, pairs) for path in stages.seed_configs([TINY], [0, 1])}
+    for path, context in sweeping._contexts(cfgs):
+        expected = stages.make_context(cfgs[path])
+        assert expected.cfg != cfgs[path]
+        assert (context.cfg, vars(context.paths)) == (expected.cfg, vars(expected.paths))
 
 
 # ---------------------------------------------------------------------------------------------- mistakes

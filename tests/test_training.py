@@ -22,7 +22,7 @@ from pipeline import config, stages
 from pipeline.data import dataset
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.stages import training
-from pipeline.stages.training import _log_threshold_shift, check_missing_folds
+from pipeline.stages.training import _log_threshold_shift, check_before_training
 from pipeline.training import trainer
 from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
 from pipeline.training.distributed import processes
@@ -515,10 +515,14 @@ def test_missing_folds_of_all_configs_are_logged_and_checked_before_the_first_is
     monkeypatch.setattr(training, "is_done", lambda each, fold: (each.cfg.name, fold) in done)
     monkeypatch.setattr(training, "is_trained", lambda each, fold: (each.cfg.name, fold) in trained)
     with caplog.at_level("INFO", logger="pipeline"):
-        check_missing_folds([*map(context, ("a", "done", "b", "c")), context("theirs", imported=True)])
-        check_missing_folds([context("done")])
-    assert caplog.messages == ["to be trained first: a fold 0, 2; b fold 0, 1, 2; c fold 0, 1, 2"]
-    assert checked == ["b"], "training of the first config begins with its check, c has its weights"
+        check_before_training([*map(context, ("a", "done", "b", "c")), context("theirs", imported=True)])
+        check_before_training([context("done")])
+        check_before_training([context("done"), context("a")])
+    assert caplog.messages == [
+        "to be trained or predicted first: a fold 0, 2; b fold 0, 1, 2; c fold 0, 1, 2",
+        "to be trained or predicted first: a fold 0, 2",
+    ]
+    assert checked == ["b", "a"], "training of the first config begins with its check, c has its weights"
 
 
 def test_threshold_shift_between_phases_is_logged(caplog):

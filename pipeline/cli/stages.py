@@ -530,8 +530,10 @@ def encoders(
 
     if refresh:
         encoder_table.refresh(pattern)
-    encoder_name.check_tag(encoder_name.parse(pattern))
-    pattern = encoder_name.parse(pattern).untagged
+    name = encoder_name.parse(pattern.removeprefix(encoder.HUB))
+    pattern = name.untagged
+    if not encoder.is_pattern(name.tag) and {pattern, encoder_name.PREFIX + pattern} & encoder.known().keys():
+        encoder_name.check_tag(name)
     names = encoder.matching(encoder.known(), pattern)
     if not names:
         raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")

@@ -32,7 +32,7 @@ from pipeline.data.rasters import (
     refuse_colours,
 )
 from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices
-from pipeline.files import PLACEHOLDERS, START
+from pipeline.files import FAILED_DOWNLOADS, START
 from pipeline.quoting import quoted
 
 Image.MAX_IMAGE_PIXELS = None  # replaces Pillow's guard against decompression bombs by `check_declared_size`
@@ -319,7 +319,7 @@ FORMATS = {
 
 # Files that are no images, by their first bytes: what they are, and what to do.
 NOT_IMAGES = {
-    **PLACEHOLDERS,
+    **FAILED_DOWNLOADS,
     rb"PK\x03\x04": "a ZIP archive: unpack it",
     rb"\x1f\x8b": "a gzip archive: unpack it",
     rb"\x89HDF": "HDF5: save its images as .npy or TIFF",

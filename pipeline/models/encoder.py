@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.models import vit_pyramid
-from pipeline.models.encoder_name import NATIVE, PREFIX, check_tag, parse, pretrained_cfg
+from pipeline.models.encoder_name import NATIVE, PREFIX, check_tag, parse, pretrained_cfg, tags
 from pipeline.models.encoder_options import timm_arguments
 from pipeline.models.pretrained import weights_file
 from pipeline.models.weights import load_encoder
@@ -98,10 +98,15 @@ def row(name: str) -> Encoder | None:
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
     """The names that contain a text, or match a pattern such as "*resne?t50*"; with or without the prefix."""
-    wanted = pattern.removeprefix(PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    wanted = pattern.removeprefix(PREFIX) if is_pattern(pattern) else f"*{pattern}*"
     return [
         name for name in names if fnmatch.fnmatch(name, wanted) or fnmatch.fnmatch(name.removeprefix(PREFIX), wanted)
     ]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text has the wildcards of a file pattern."""
+    return any(sign in text for sign in "*?[")
 
 
 def check(name: str, requires: str) -> None:
@@ -136,9 +141,10 @@ def check_stride(name: str, stride: int) -> None:
 
 
 def _explain_unknown(name: str, requires: str) -> str:
-    parsed = parse(name.removeprefix(HUB))
+    parsed = parse(name.removeprefix(HUB).rstrip("."))
     if PREFIX + parsed.model in known():
-        return f"unknown encoder {quoted(name)}. Did you mean '{PREFIX}{parsed.timm}'?"
+        meant = parsed.timm if parsed.tag in tags(parsed.model) else parsed.model
+        return f"unknown encoder {quoted(name)}. Did you mean '{PREFIX}{meant}'?"
     if parsed.model in timm.list_models():
         reason = REQUIREMENTS["dpt" if requires == "dpt" else "unet"][0]
         return f"'{name}' {reason}. Families that work: {REQUIREMENTS[requires][1]}"

@@ -86,7 +86,7 @@ def check_grad_checkpointing(cfg: config.Model, build: Callable[[config.Model], 
     if not cfg.grad_checkpointing:
         return
     if parse(cfg.encoder).model in NATIVE:
-        raise ValueError(f"model.grad_checkpointing: '{cfg.encoder}' is an encoder of smp, without it: take it out")
+        raise ValueError(f"model.grad_checkpointing: '{cfg.encoder}' is smp's, which does not support it: take it out")
     model = build(cfg).train()
     side = max(PROBE_SIZE, model.net.stride)  # an encoder that takes one size of images has it as stride
     images = torch.zeros(2, model.mean.shape[1], side, side, device=model.mean.device)

@@ -50,7 +50,7 @@ def weights_file(cfg: config.Model) -> Path | None:
     path = Path(cfg.weights)
     if not path.is_file():
         expected = 'expected "imagenet", "none", "run:<config>", or a file (.safetensors, .pt, .pth) with weights of'
-        meant = close_match(cfg.weights, KEYWORDS)
+        meant = None if set(cfg.weights) & {".", "/"} else close_match(cfg.weights, KEYWORDS)
         hint = f". Did you mean '{meant}'?" if meant else f": {expected} {parse(cfg.encoder).model}"
         raise FileNotFoundError(f"model.weights: no file {quoted(cfg.weights)}{hint}")
     return path

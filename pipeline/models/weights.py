@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.files import PLACEHOLDERS, START
+from pipeline.files import FAILED_DOWNLOADS, START
 from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ BATCH_COUNTER = "num_batches_tracked"  # of a batch norm; older files do not hav
 OPTIONAL_HEADS = ("image_head.", "net.aux_heads.")  # of which only some networks have weights
 SAFETENSORS_HEADER = 8  # bytes before the header of a .safetensors file, which is JSON
 PICKLES = (b"PK", b"\x80")  # first bytes of the files that torch.save writes, or wrote before 1.6
+LEARNED = ("weight", "bias", "running_mean", "gamma", "gamma_1", "gamma_2")  # ends of names; gammas scale a layer
 MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
 
 
@@ -152,7 +153,7 @@ def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         start = file.read(START)
-    for magic, what in PLACEHOLDERS.items():
+    for magic, what in FAILED_DOWNLOADS.items():
         if re.match(magic, start):
             raise ValueError(f"model.weights: {path} is {what}")
     is_safetensors, is_pickle = start[SAFETENSORS_HEADER:].startswith(b"{"), start.startswith(PICKLES)
@@ -223,11 +224,12 @@ def _of_further_layers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor],
 
     A feature extractor leaves out layers after the last map (GhostNet's), which are no reason to refuse a file.
     """
-    stages, known = {_stage(key) for key in own} - {None}, {canonical(key) for key in own}
+    names = {canonical(key) for key in own}
+    numberless = {_numberless(key) for key in own}
     further = [
         key
         for key in tensors
-        if key.endswith(("weight", "bias", "running_mean")) and canonical(key) not in known and _stage(key) in stages
+        if key.endswith(LEARNED) and canonical(key) not in names and _is_in_a_stage(key, names, numberless)
     ]
     if not further or name not in timm.list_models():
         return further
@@ -235,13 +237,25 @@ def _of_further_layers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor],
     return [key for key in further if canonical(key) not in whole]
 
 
-def _stage(key: str) -> str | None:
-    """A tensor's stage: the name of its block before the first number, such as "layer" of "layer1.0.conv1.weight"; None
-    if it is in no numbered block, as "bn2.weight".
+def _is_in_a_stage(key: str, names: set[str], numberless: set[str]) -> bool:
+    """Whether a tensor of a file is in one of the encoder's stages: the stage is what its first number is an entry of,
+    such as "layer1" of "layer1.2.conv1.weight". Where numbers are parts of names ("denselayer25.conv1.weight"), it is
+    in a stage if the encoder has the same name with other numbers.
+
+    Args:
+        names: of the encoder's tensors, `canonical`.
+        numberless: the same, `_numberless`.
     """
-    block = canonical(".".join(key.split(".")[:-2]))
-    found = re.match(r"\D+(?=\d)", block)
-    return found[0] if found else None
+    parts = _strip_prefixes(key).split(".")
+    number = next((index for index, part in enumerate(parts) if part.isdigit()), 0)
+    if not number:
+        return _numberless(key) in numberless
+    stage = canonical(".".join(parts[:number])) + "_"
+    return any(name.startswith(stage) for name in names)
+
+
+def _numberless(key: str) -> str:
+    return re.sub(r"\d+", "#", canonical(key))
 
 
 def _adapt_channels(kernels: Tensor, channels: int) -> Tensor:

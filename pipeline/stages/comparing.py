@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline import competition
+from pipeline import competition, config
 from pipeline.config import Config
 from pipeline.data.tables import read_table
 from pipeline.manifest import ensemble_command, read_submission_manifest
@@ -169,9 +169,13 @@ def pseudo(cfg: Config) -> PseudoGain:
 
 
 def _refuse_changed(cfg: Config) -> None:
-    if cfg.train.pseudo is None and _trained_by(load_beside(cfg, cfg.name)) != _trained_by(cfg):
+    if cfg.train.pseudo is not None:
+        return
+    file = Path("configs") / f"{cfg.name}.toml"
+    same_competition = config.load(file).competition == cfg.competition
+    if not same_competition or _trained_by(load_beside(cfg, cfg.name)) != _trained_by(cfg):
         raise ValueError(
-            f"labels come from {cfg.name} as in configs/{cfg.name}.toml, but other settings were given: they would be "
+            f"labels come from {cfg.name} as in {file}, but other settings were given: they would be "
             f"a part of the difference. Write them into that file, or leave them out"
         )
 

@@ -50,7 +50,7 @@ from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, compare_with_test, make_context
 from pipeline.stages.train_test_shift import TrainTestShift
-from pipeline.stages.training import check_missing_folds, machines_of, predict_test
+from pipeline.stages.training import check_before_training, machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MasksOf, check_given
 
@@ -116,7 +116,7 @@ def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
     Writes: submissions/<name>.csv, .json, .oof.csv (the cross-fitted score of each training image), reports/<name>.png
     """
     members, unscored = split_members(load_members(cfgs))
-    check_missing_folds(members)
+    check_before_training(members)
     test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
     first, name = members[0], name or ensemble_name(cfgs)
     rows = oof_rows(members)

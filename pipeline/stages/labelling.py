@@ -136,7 +136,8 @@ def load_beside(cfg: config.Config, name: str) -> config.Config:
     theirs, ours = (competition.load(each.competition).name for each in (other, cfg))
     if theirs != ours:
         raise ValueError(
-            f"{other.file}: its competition is {theirs}, expected {ours}, of {cfg.name}: name another config"
+            f"{other.file}: its competition is {theirs}, that of {cfg.name} is {ours}, and labels have to be of the "
+            f"same classes: name another config"
         )
     return other.model_copy(update={"data": other.data.model_copy(update=place)})
 

@@ -39,7 +39,7 @@ from pipeline.stages.labelling import companion_path, read_companion, source_of_
 from pipeline.stages.oof_images import OofImage, make_oof_image
 from pipeline.stages.preparing import Context, count_test_images, make_context
 from pipeline.stages.symmetries import find_symmetries
-from pipeline.stages.training import check_missing_folds, fold_row, predict_test, read_history
+from pipeline.stages.training import check_before_training, fold_row, predict_test, read_history
 from pipeline.statistics import shakeup
 from pipeline.statistics.bootstrap import interval
 from pipeline.submission import sample_rows
@@ -68,7 +68,7 @@ def collect_report_data(cfgs: Sequence[Config], selection: Selection | None = No
         selection: of a single config, as `report` takes it.
     """
     members, unscored = split_members(load_members(cfgs))
-    check_missing_folds(members)
+    check_before_training(members)
     test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
     first, rows = members[0], oof_rows(members)
     selection, alone = (selection, [selection]) if selection else select_members(members, rows)

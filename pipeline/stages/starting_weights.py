@@ -42,9 +42,10 @@ def source_of_weights(cfg: Config) -> Config | None:
     name = cfg.model.weights.removeprefix(RUN)
     if not cfg.model.weights.startswith(RUN) or name.endswith(CHECKPOINT):
         return None
-    if "/" in name or name.endswith((".pt", ".pth")):
+    path = Path("configs") / f"{name}.toml"
+    if not path.is_file() and ("/" in name or name.endswith((".pt", ".pth"))):
         raise ValueError(f"{cfg.model.weights} is neither the name of a config nor a {CHECKPOINT} file of a fold")
-    other = config.load(Path("configs") / f"{name}.toml")
+    other = config.load(path)
     return load_beside(cfg, name) if other.competition == cfg.competition else other
 
 

@@ -71,10 +71,10 @@ def sweep(
     for path, context in _contexts(cfgs):
         for number in context.fold_numbers() if fold is None else [fold]:
             count += 1
-            if not _holds(is_done, context, number):
+            if not _is_so(is_done, context, number):
                 command = ("train", str(path), "--fold", str(number), *options)
                 todo.append(Job(context.paths.fold(number), command))
-                if not _holds(is_trained, context, number):
+                if not _is_so(is_trained, context, number):
                     to_check[context.cfg.name] = context
     for context in to_check.values():
         check_training(context)
@@ -96,10 +96,11 @@ def _contexts(cfgs: Mapping[Path, Config]) -> Iterator[tuple[Path, Context]]:
         key = cfg.model_dump_json(exclude={"name", "seed"})
         if key not in read:
             read[key] = make_context(cfg)
-        yield path, read[key]._replace(cfg=cfg, paths=Paths(cfg, read[key].card))
+        own = read[key].cfg.model_copy(update={"name": cfg.name, "seed": cfg.seed})
+        yield path, read[key]._replace(cfg=own, paths=Paths(own, read[key].card))
 
 
-def _holds(condition: Callable[[Context, int], bool], context: Context, fold: int) -> bool:
+def _is_so(condition: Callable[[Context, int], bool], context: Context, fold: int) -> bool:
     """Whether a fold is done, or trained; a fold with other settings is neither, and its job reports the difference."""
     try:
         return condition(context, fold)

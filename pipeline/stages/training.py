@@ -192,8 +192,8 @@ def _on_pseudo_labels(name: str, made_by: dict[str, Any]) -> list[str]:
     return own + [found for each in teachers for found in _on_pseudo_labels(*each)]
 
 
-def check_missing_folds(contexts: Sequence[Context]) -> None:
-    """Log which folds of which configs are not trained yet, and check the options of all before the first is trained.
+def check_before_training(contexts: Sequence[Context]) -> None:
+    """Log which folds of which configs are missing, and check the options of all configs before the first is trained.
 
     Raises:
         ConnectionError, FileNotFoundError, ValueError: as `is_done` and `check_training`.
@@ -205,14 +205,10 @@ def check_missing_folds(contexts: Sequence[Context]) -> None:
     }
     folds_of = [f"{name} fold {', '.join(map(str, numbers))}" for name, numbers in missing.items() if numbers]
     if folds_of:
-        log.info("to be trained first: %s", "; ".join(folds_of))
-    to_train = [
-        each
-        for each in contexts
-        if any(not is_trained(each, fold) for fold in missing.get(each.cfg.name, ()))  # others are only predicted
-    ]
-    for context in to_train[1:]:  # `train_fold` checks the first
-        check_training(context)
+        log.info("to be trained or predicted first: %s", "; ".join(folds_of))
+    for context in contexts[1:]:  # the first is trained first, and `train_fold` checks it
+        if any(not is_trained(context, fold) for fold in missing.get(context.cfg.name, ())):
+            check_training(context)
 
 
 def oof_of(context: Context) -> list[dict[str, Any]]:

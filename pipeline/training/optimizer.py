@@ -26,6 +26,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "kron": {"deterministic": True},
     "kronw": {"deterministic": True},
 }
+NOT_FUSED = ("foreach", "differentiable")  # options that torch refuses beside `fused`
 PROBED = 8  # rows and columns of the weight that `check_optimizer` changes: Muon treats fewer than 4 as AdamW does
 
 
@@ -44,10 +45,11 @@ def build_optimizer(model: nn.Module, phase: config.Phase, cfg: config.Train, en
 
 
 def _create(groups: list[dict[str, Any]], cfg: config.Train, lr: float) -> torch.optim.Optimizer:
-    options = DEFAULTS.get(cfg.optimizer, {}) | cfg.optimizer_options
-    if cfg.optimizer_options.get("foreach"):  # the other of two implementations
-        options.pop("fused", None)
-    return create_optimizer_v2(groups, cfg.optimizer, lr=lr, weight_decay=cfg.weight_decay, **options)
+    options = cfg.optimizer_options
+    defaults = DEFAULTS.get(cfg.optimizer, {})
+    if any(options.get(name) for name in NOT_FUSED):
+        defaults = {name: value for name, value in defaults.items() if name != "fused"}
+    return create_optimizer_v2(groups, cfg.optimizer, lr=lr, weight_decay=cfg.weight_decay, **defaults | options)
 
 
 def check_optimizer(cfg: config.Train) -> None:
@@ -130,7 +132,7 @@ def parameter_groups(
         param_groups_weight_decay.
     """
     layers = encoder_layers(encoder) if layer_decay != 1 else {}
-    constant = _without_decay(encoder)
+    without_decay = _without_decay(encoder)
     of_encoder = {weight: canonical(name) for name, weight in model.encoder.named_parameters()}
     last = max((layers[name] for name in of_encoder.values() if name in layers), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -138,7 +140,7 @@ def parameter_groups(
         if weight.requires_grad:
             layer = layers.get(of_encoder.get(weight), last)
             scale = encoder_lr * layer_decay ** (last - layer) if weight in of_encoder else 1.0
-            decays = weight.ndim > 1 and not name.endswith(".bias") and of_encoder.get(weight) not in constant
+            decays = weight.ndim > 1 and not name.endswith(".bias") and of_encoder.get(weight) not in without_decay
             groups.setdefault((weight_decay if decays else 0.0, scale), []).append(weight)
     return [{"params": weights, "weight_decay": decay, "lr_scale": scale} for (decay, scale), weights in groups.items()]
 

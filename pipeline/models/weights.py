@@ -73,7 +73,7 @@ def load_encoder(
             f"{_describe(further[0], tensors)}: it is of another model, deeper or with further layers. Set "
             f"model.encoder to that model, or give the file of {name}"
         )
-    refuse_not_finite(path, fitting)
+    refuse_not_finite(f"model.weights: {path}", fitting, "Get it again, or name another file")
     encoder.load_state_dict(fitting, strict=False)
     log.info("%s: %d of the %d tensors of %s fit", path, found, expected, name)
     if missing:
@@ -135,8 +135,13 @@ def _has_other_classes(found: Tensor, own: Tensor, classes: tuple[int, int]) -> 
     return found.ndim == own.ndim and all(pair == classes or pair[0] == pair[1] for pair in pairs)
 
 
-def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+def refuse_not_finite(
+    where: str, weights: Mapping[str, Tensor], remedy: str = "Restore it, or remove it and train again"
+) -> None:
     """Check that weights have no NaN and no infinity.
+
+    Args:
+        where: the key and the file, for the message.
 
     Raises:
         ValueError: naming the file and the first such tensor.
@@ -145,8 +150,8 @@ def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
         if tensor.is_floating_point() and not (good := tensor.isfinite()).all():
             wrong, all_ = int((~good).sum()), tensor.numel()
             raise ValueError(
-                f"{path}: {wrong} of the {all_} numbers of '{shortened(name, 50)}' are not finite (NaN or infinity): "
-                f"the file is damaged, or its training diverged. Restore it, or remove it and train again"
+                f"{where}: {wrong} of the {all_} numbers of '{shortened(name, 50)}' are not finite (NaN or infinity): "
+                f"the file is damaged, or its training diverged. {remedy}"
             )
 
 

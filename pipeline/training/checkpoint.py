@@ -104,7 +104,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ValueError: if a weight is NaN or infinite.
     """
     weights = load_file(path)
-    refuse_not_finite(path, weights)
+    refuse_not_finite(str(path), weights)
     return weights
 
 

@@ -67,5 +67,5 @@ class TrainState:
             raise ValueError(f"{path}: not a training state: remove it to train the fold again")
         state = cls(**values)
         for part in ("model", "ema"):
-            refuse_not_finite(path, (state.tensors or {}).get(part, {}))
+            refuse_not_finite(str(path), (state.tensors or {}).get(part, {}))
         return state

@@ -353,10 +353,11 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     train_index, valid_index = split(index, folds, dataset, run.scale)
     reader = Reader(dataset.channels, dataset.percentiles)
     torch.manual_seed(run.seed)
-    model = build_model(model_config(run))
+    options = model_config(run)
+    model = build_model(options)
     # fit validates after each phase to select weights; none are selected here, so one image is enough.
     data = FoldData(dataset.fold, train_index, valid_index.head(1), Labels.of(card), "mean_dice", reader)
-    seconds = train_phases(model, data, cfg, run.seed)
+    seconds = train_phases(model, data, cfg, run.seed, options.encoder)
     scores = evaluate(model, valid_index, card, reader)
     return {
         "settings": settings(run),
@@ -376,11 +377,11 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     }
 
 
-def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int) -> float:
+def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int, encoder: str) -> float:
     """Train the model and load the averaged weights of the last phase; returns the seconds of training."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fit(TrainJob(model, data, cfg, folder, seed))
+        fit(TrainJob(model, data, cfg, folder, seed, encoder))
         load_checkpoint(folder / f"phase{len(cfg.phases)}.safetensors", model, data.fold)
         history = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return sum(json.loads(line)["seconds"] for line in history)

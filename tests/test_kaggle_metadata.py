@@ -61,7 +61,7 @@ def test_enable_internet_is_always_written(tmp_path):
         ("dataset", {"subtitle": "s" * 19}, "should have at least 20 characters"),
         ("dataset", {"subtitle": "s" * 81}, "should have at most 80 characters"),
         ("dataset", {"licenses": []}, "licenses: expected a list of 1 or more"),
-        ("dataset", {"licenses": [{"name": "MIT"}, {"name": "other"}]}, "licenses: .*at most 1 item"),
+        ("dataset", {"licenses": [{"name": "MIT"}, {"name": "other"}]}, "licenses: expected a list of 1 or fewer"),
         (
             "dataset",
             {"licenses": [{"title": "MIT"}]},

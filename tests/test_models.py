@@ -308,9 +308,10 @@ def test_non_finite_initial_weights_are_refused_with_the_file(number, tmp_path):
     tensors = theirs()
     tensors["conv_stem.weight"][0, 0, 0, 0] = number
     save_file(tensors, tmp_path / "weights.safetensors")
-    with pytest.raises(
-        ValueError, match=r"^model\.weights: .*weights\.safetensors: 1 of the \d+ numbers of 'model\.conv_stem\.weight' are not finite"
-    ):
+    message = (
+        r"^model\.weights: .*weights\.safetensors: 1 of the \d+ numbers of 'model\.conv_stem\.weight' are not finite"
+    )
+    with pytest.raises(ValueError, match=message):
         build(weights=str(tmp_path / "weights.safetensors"))
 
 

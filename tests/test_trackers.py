@@ -95,7 +95,7 @@ def fit_tracked(*names, pairs=(), resumed=False):
     torch.manual_seed(0)
     train = cfg.train.model_copy(update={"phases": cfg.train.phases[:1]})
     with Trackers(names, run_of(), draw(data), resumed=resumed) as trackers:
-        fit(TrainJob(build_model(cfg.model), data, train, RUN, seed=0, trackers=trackers))
+        fit(TrainJob(build_model(cfg.model), data, train, RUN, seed=0, encoder=cfg.model.encoder, trackers=trackers))
     return load_weights(RUN / "best.safetensors")
 
 

@@ -20,10 +20,10 @@ class TrainJob:
         model: with its initial weights.
         folder: where the fold's checkpoints, metrics and training state are written.
         seed: of sampling, augmentation and dropout.
+        encoder: its name, as in `model.encoder`.
         settings: what the weights depend on; written to every checkpoint.
         aux_weight: weight of the mean loss of the deep-supervision logits; 0: the model has none.
         image_weight: weight of the log loss of the image head; 0: the model has none.
-        encoder: its name, for a phase with layer_decay or unfreeze_epochs.
         grad_checkpointing: compute activations of the encoder again in the backward pass.
         trackers: that epochs are logged to; they do not change the training.
         name: of the config, in log lines.
@@ -37,10 +37,10 @@ class TrainJob:
     cfg: config.Train
     folder: Path
     seed: int
+    encoder: str
     settings: dict[str, Any] = field(default_factory=dict)
     aux_weight: float = 0.0
     image_weight: float = 0.0
-    encoder: str = ""
     grad_checkpointing: bool = False
     trackers: Trackers = field(default_factory=Trackers)
     name: str = ""

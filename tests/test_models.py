@@ -266,6 +266,7 @@ def test_a_weights_file_with_other_or_missing_tensors_is_refused(tensors, messag
         ("resnet34", "resnet18"),
         ("seresnet18", "resnet18"),
         ("resnet50", "resnet50_gn"),
+        ("regnety_120", "regnetx_120"),  # squeeze-and-excitation, in blocks without a number of their own
         ("convnext_small", "convnext_tiny"),
         ("deit3_small_patch16_224", "deit_small_patch16_224"),  # with layer scale
     ],

@@ -245,7 +245,7 @@ def _of_further_layers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor],
 def _is_in_a_stage(key: str, names: set[str], numberless: set[str]) -> bool:
     """Whether a tensor of a file is in one of the encoder's stages: the stage is what its first number is an entry of,
     such as "layer1" of "layer1.2.conv1.weight". Where numbers are parts of names ("denselayer25.conv1.weight"), it is
-    in a stage if the encoder has the same name with other numbers.
+    in a stage if the encoder has its block, or the same name with other numbers.
 
     Args:
         names: of the encoder's tensors, `canonical`.
@@ -253,10 +253,15 @@ def _is_in_a_stage(key: str, names: set[str], numberless: set[str]) -> bool:
     """
     parts = _strip_prefixes(key).split(".")
     number = next((index for index, part in enumerate(parts) if part.isdigit()), 0)
-    if not number:
-        return _numberless(key) in numberless
-    stage = canonical(".".join(parts[:number])) + "_"
-    return any(name.startswith(stage) for name in names)
+    if number:
+        return _has(names, parts[:number])
+    ends = [index for index, part in enumerate(parts[:-2], start=1) if part[-1:].isdigit()]
+    return _numberless(key) in numberless or (bool(ends) and _has(names, parts[: ends[-1]]))
+
+
+def _has(names: set[str], parts: list[str]) -> bool:
+    """Whether there are tensors in a module, which is given by the parts of its name."""
+    return any(name.startswith(canonical(".".join(parts)) + "_") for name in names)
 
 
 def _numberless(key: str) -> str:

@@ -530,10 +530,11 @@ def encoders(
 
     if refresh:
         encoder_table.refresh(pattern)
-    name = encoder_name.parse(pattern.removeprefix(encoder.HUB))
-    pattern = name.untagged
-    if not encoder.is_pattern(name.tag) and {pattern, encoder_name.PREFIX + pattern} & encoder.known().keys():
-        encoder_name.check_tag(name)
+    asked = encoder_name.parse(pattern.removeprefix(encoder.HUB))
+    pattern = asked.untagged
+    complete = [each for each in (pattern, encoder_name.PREFIX + pattern) if each in encoder.known()]
+    if complete and not encoder.is_pattern(asked.tag):
+        encoder_name.check_tag(asked)
     names = encoder.matching(encoder.known(), pattern)
     if not names:
         raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")
@@ -541,9 +542,8 @@ def encoders(
         _print_checked(stages.check_encoders(names, check, seed=seed, path=results, memory=memory))
         return
     print_table([encoder.known()[name]._asdict() for name in names], {"parameters": "{:.2f}"})
-    for name in (pattern, encoder_name.PREFIX + pattern):
-        if name in encoder.known():
-            _print_tags(name)
+    for name in complete:
+        _print_tags(name)
 
 
 def _print_tags(name: str) -> None:

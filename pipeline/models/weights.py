@@ -261,7 +261,8 @@ def _is_in_a_stage(key: str, names: set[str], numberless: set[str]) -> bool:
 
 def _has(names: set[str], parts: list[str]) -> bool:
     """Whether there are tensors in a module, which is given by the parts of its name."""
-    return any(name.startswith(canonical(".".join(parts)) + "_") for name in names)
+    prefix = canonical(".".join(parts)) + "_"
+    return any(name.startswith(prefix) for name in names)
 
 
 def _numberless(key: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.metrics import Scores
 from pipeline.pseudo_labels import read_labels
 from pipeline.report.report_data import PseudoGain
 from pipeline.stages.ensembling import DENOMINATOR, NUMERATOR
-from pipeline.stages.labelling import load_beside, source_of_labels, with_pseudo
+from pipeline.stages.labelling import source_of_labels, with_pseudo
 from pipeline.stages.preparing import Context, count_test_images, make_context, scores_at_half
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
@@ -169,11 +169,8 @@ def pseudo(cfg: Config) -> PseudoGain:
 
 
 def _refuse_changed(cfg: Config) -> None:
-    if cfg.train.pseudo is not None:
-        return
     file = Path("configs") / f"{cfg.name}.toml"
-    same_competition = config.load(file).competition == cfg.competition
-    if not same_competition or _trained_by(load_beside(cfg, cfg.name)) != _trained_by(cfg):
+    if cfg.train.pseudo is None and _trained_by(config.load(file)) != _trained_by(cfg):
         raise ValueError(
             f"labels come from {cfg.name} as in {file}, but other settings were given: they would be "
             f"a part of the difference. Write them into that file, or leave them out"
@@ -205,8 +202,9 @@ def gain_of(labelled: Context, source: Context) -> PseudoGain:
 
 
 def _trained_by(cfg: Config) -> dict[str, Any]:
-    """The settings of a config that affect its results."""
-    return cfg.model_dump(exclude={"train": {"workers", "trackers"}, "predict": {"batch_size"}})
+    """The settings of a config that affect its results, without those that `load_beside` takes from another."""
+    given = {"root", "skip_bad", "exif"}
+    return cfg.model_dump(exclude={"data": given, "train": {"workers", "trackers"}, "predict": {"batch_size"}})
 
 
 def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:

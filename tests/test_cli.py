@@ -360,6 +360,22 @@ def test_encoders_are_listed_by_pattern(capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        ("tu-resnet18", "any"),
+        ("mit_b0", "any"),
+        ("tu-maxvit_tiny_tf_224", "crop"),
+        ("tu-mvitv2_tiny", "crop"),
+        ("tu-hiera_tiny_224", "native"),
+    ],
+)
+def test_encoders_are_listed_with_the_size_of_their_images(capsys, name, image_size):
+    _, out, _ = run(capsys, "encoders", name)
+    header, row = (next(line for line in out.splitlines() if line.startswith(f"{start} ")) for start in ("name", name))
+    assert row[header.index("image_size") :].split()[0] == image_size
+
+
+@pytest.mark.parametrize(
     "name", ["resnet18", "tu-resnet18", "tu-resnet18.tv_in1k", "timm/resnet18.tv_in1k", "tu-resnet18.*"]
 )
 def test_the_tags_of_an_encoder_are_listed_with_their_licences(capsys, name):

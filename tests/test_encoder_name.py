@@ -38,6 +38,14 @@ def test_the_default_is_the_first_tag():
         assert encoder_name.pretrained_cfg(parse(model)) == encoder_name.pretrained_cfg(parse(f"{model}.{tag}"))
 
 
+def test_encoders_of_one_size_have_weights_of_one_size():
+    # The table has the native size of the default weights alone, and a plain vision transformer's positions are of it.
+    for name, row in encoder.known().items():
+        if row.image_size != "any" or encoder.is_plain_vit(name):
+            sizes = {tag: weights.input_size for tag, weights in encoder_name.tags(parse(name).model).items()}
+            assert len(set(sizes.values())) <= 1, (name, sizes)
+
+
 def test_the_images_are_normalized_as_for_the_weights_of_the_tag():
     by_hand = {
         MODEL: (0.485, 0.229),

@@ -7,7 +7,7 @@ from timm.models._features import FeatureDictNet
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import config
-from pipeline.models import build_model, check_model, for_prediction
+from pipeline.models import build_model, check_model, dry_run, for_prediction
 from pipeline.models.encoder_options import count_random_operations
 from pipeline.models.grad_checkpointing import checkpointed, count_saved_bytes
 
@@ -69,6 +69,13 @@ def test_a_rate_without_effect_is_refused(options, message):
 def test_a_rate_that_works_and_a_rate_of_zero_are_accepted():
     check_model(model_config(drop_path=0.2))
     check_model(model_config(drop_path=0.0))
+
+
+def test_dropout_is_accepted_where_the_features_have_it():
+    with_dropout = model_config(encoder="tu-legacy_xception", drop_rate=0.2)
+    check_model(with_dropout)
+    plain = with_dropout.model_copy(update={"drop_rate": None})
+    assert count_random_operations(dry_run(with_dropout)) == count_random_operations(dry_run(plain)) + 1
 
 
 # ---------------------------------------------------------------------------------------------- gradient checkpointing

@@ -1,6 +1,7 @@
 """Parameter groups: the rate and the decay of each weight, as a table written by hand says."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ from pipeline.config import Phase, Train
 from pipeline.models import build_model
 from pipeline.models.weights import canonical
 from pipeline.training import optimizer as optimizer_module
+from pipeline.training.checkpoint import load_weights
 from pipeline.training.optimizer import (
     build_optimizer,
     check_optimizer,
@@ -22,8 +24,8 @@ from pipeline.training.optimizer import (
     parameter_groups,
     set_learning_rate,
 )
-from pipeline.training.train_state import TrainState
-from tests.fitting import RUN, fit_tiny, history, stopped_after
+from pipeline.training.trainer import fit
+from tests.fitting import RUN, fit_tiny, history, job_of_tiny, stopped_after
 
 # Factors with encoder_lr 0.5 and layer_decay 0.8: the encoder's last layer has 0.5, each one before it 0.8 of it.
 RESNET18 = {
@@ -233,6 +235,13 @@ def test_layer_decay_without_known_layers_is_refused(tiny, monkeypatch):
         stages.check(config.load("configs/tiny.toml", ["train.phases.0.layer_decay=0.8"]))
 
 
+def test_layer_decay_of_the_encoders_of_smp_is_refused(tiny):
+    # timm does not have them, so it does not know their layers.
+    pairs = ["model.encoder=mit_b0", "train.phases.0.layer_decay=0.8"]
+    with pytest.raises(ValueError, match=r"tiny.toml: train.phases.0.layer_decay: timm does not know .* 'mit_b0'"):
+        stages.check(config.load("configs/tiny.toml", pairs))
+
+
 @pytest.mark.slow
 def test_a_state_with_other_groups_is_refused_with_what_to_do(tiny, monkeypatch):
     with stopped_after(1):
@@ -243,18 +252,53 @@ def test_a_state_with_other_groups_is_refused_with_what_to_do(tiny, monkeypatch)
         fit_tiny(epochs=(2,))
 
 
+# Factors of some weights with encoder_lr 0.3 and layer_decay 0.7: the encoder's last layer has 0.3.
+TINY = {
+    "net.encoder.model.conv_stem.weight": 0.3 * 0.7**5,
+    "net.encoder.model.blocks.0.0.conv.weight": 0.3 * 0.7**4,
+    "net.decoder.blocks.0.conv1.0.weight": 1.0,
+    "net.segmentation_head.0.bias": 1.0,
+}
+
+
+@contextmanager
+def recorded_rates(model, rates):
+    """Append the learning rate of each weight, by name, at each update of the training in the block."""
+
+    def record(optimizer, rate):
+        set_learning_rate(optimizer, rate)
+        rates.append({name: lr for name, (lr, _) in found(optimizer, model).items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.training.epoch.set_learning_rate", record)
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 def test_a_resumed_training_has_the_same_rates_and_weights(tiny, name):
-    pairs = (f"train.optimizer={name}", "train.phases.0.encoder_lr=0.3", "train.phases.0.layer_decay=0.7")
-    fit_tiny(*pairs, epochs=(3,))
-    expected = history()
+    phase_options = {"lr": 0.01, "warmup": 0.25, "cycles": 2, "encoder_lr": 0.3, "layer_decay": 0.7}
+    pairs = [f"train.optimizer={name}", *(f"train.phases.0.{key}={value}" for key, value in phase_options.items())]
+
+    def run(rates):
+        job = job_of_tiny(*pairs, epochs=(4,))
+        with recorded_rates(job.model, rates):
+            fit(job)
+
+    undisturbed, resumed = [], []
+    run(undisturbed)
+    expected, weights = history(), load_weights(RUN / "best.safetensors")
     for path in RUN.iterdir():
         path.unlink()
-    with stopped_after(2):
-        fit_tiny(*pairs, epochs=(3,))
-    state = TrainState.load(RUN / "state.pt")
-    scales = {group["lr_scale"] for group in state.tensors["optimizer"]["param_groups"]}
-    assert len(scales) > 3
-    fit_tiny(*pairs, epochs=(3,))
+    with stopped_after(1):
+        run(resumed)
+    assert len(resumed) == len(undisturbed) / 4
+    run(resumed)
+    assert resumed == undisturbed
     assert history() == expected
+    assert all(torch.equal(each, weights[key]) for key, each in load_weights(RUN / "best.safetensors").items())
+
+    # Two cycles of six updates: two of warm-up, then a cosine from the peak to its hundredth.
+    cycle = [0.01 * share for share in (0.5, 1, 1, 0.7525, 0.2575, 0.01)]
+    for key, factor in TINY.items():
+        assert [each[key] for each in undisturbed] == pytest.approx([factor * rate for rate in cycle * 2]), key
